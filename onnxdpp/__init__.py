@@ -1,0 +1,34 @@
+"""Prune ONNX models with determinantal point processes and a least-squares refit.
+
+>>> import onnxdpp
+>>> result = onnxdpp.prune("model.onnx", "calib.npz", keep=0.7)  # doctest: +SKIP
+>>> result.save("model.pruned.onnx")  # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from onnxdpp.errors import DataError, MachineError, ModelError, NothingToPrune, OnnxdppError, UsageError
+
+if TYPE_CHECKING:
+    from onnxdpp.api import PruneResult, inspect, prune
+
+__all__ = [
+    "DataError",
+    "MachineError",
+    "ModelError",
+    "NothingToPrune",
+    "OnnxdppError",
+    "PruneResult",
+    "UsageError",
+    "inspect",
+    "prune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # onnxruntime and SciPy are loaded when they are needed: `onnxdpp --help` needs neither.
+    if name in ("PruneResult", "inspect", "prune"):
+        from onnxdpp import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The numeric half: arrays in, arrays out, and never ONNX."""

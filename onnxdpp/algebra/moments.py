@@ -1,0 +1,149 @@
+"""Second moments of what enters a projection and of what it ought to give: all that pruning needs of the data.
+
+With rows as observations, X (r, n) is what enters the projection in the model as pruned so far, X_o (r, n) what
+enters it in the original, and Y = X_o W0 (r, m) what the original gave before its bias. Kept are, in float64,
+
+    G = XᵀX / r      C = XᵀY / r      mean_x      mean_y      power_y = diag(YᵀY) / r
+
+They are sums over rows: they do not depend on how rows are cut into blocks, and two of them merge. Where nothing
+upstream has changed, X = X_o, so that C = G W0 and nothing but G is summed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.blas import dsyrk
+
+Matrix = NDArray[np.float64]
+BLOCK = 2048  # rows converted to float64 at a time
+
+
+class Accumulator:
+    """Sums the moments of one projection, block by block.
+
+    Parameters
+    ----------
+    weights : (n, m) float64 array
+        W0, the original matrix.
+    paired : bool
+        Whether the rows of the original differ from those of the model as pruned so far.
+
+    Notes
+    -----
+    Cost per row: n² flops (the symmetric half of XᵀX), and 4 n m more when paired. Memory: n² + n m float64.
+    """
+
+    def __init__(self, weights: Matrix, *, paired: bool) -> None:
+        n, m = weights.shape
+        self._weights = weights
+        self._paired = paired
+        self._count = 0
+        self._sum_x = np.zeros(n)
+        # One triangle, in the column order that BLAS adds to in place.
+        self._squares = np.zeros((n, n), order="F")
+        self._sum_y = np.zeros(m)
+        self._cross = np.zeros((n, m) if paired else (0, 0))
+        self._power_y = np.zeros(m)
+
+    def update(self, x: NDArray[np.floating], original: NDArray[np.floating] | None = None) -> None:
+        """Add rows.
+
+        Parameters
+        ----------
+        x : (r, n) array, any float type
+            What enters the projection in the model as pruned so far.
+        original : (r, n) array, optional
+            What enters it in the original model; only when paired.
+        """
+        if self._paired != (original is not None):
+            raise ValueError("`original` is given exactly when the moments are paired")
+        for start in range(0, len(x), BLOCK):
+            rows = np.ascontiguousarray(x[start : start + BLOCK], np.float64)
+            self._squares = dsyrk(1.0, rows.T, beta=1.0, c=self._squares, overwrite_c=1)
+            self._sum_x += rows.sum(0)
+            if original is not None:
+                y = np.asarray(original[start : start + BLOCK], np.float64) @ self._weights
+                self._cross += rows.T @ y
+                self._sum_y += y.sum(0)
+                self._power_y += np.einsum("ij,ij->j", y, y)
+        self._count += len(x)
+
+    def merge(self, other: Accumulator) -> None:
+        """Add the rows of another accumulator of the same projection."""
+        self._count += other._count
+        self._sum_x += other._sum_x
+        self._squares += other._squares
+        self._cross += other._cross
+        self._sum_y += other._sum_y
+        self._power_y += other._power_y
+
+    def moments(self) -> Moments:
+        """The means over all rows so far."""
+        if self._count == 0:
+            raise ValueError("no rows were added")
+        upper = np.triu(self._squares)
+        gram = (upper + np.triu(upper, 1).T) / self._count
+        mean_x = self._sum_x / self._count
+        if self._paired:
+            cross, mean_y, power_y = (
+                part / self._count for part in (self._cross, self._sum_y, self._power_y)
+            )
+        else:
+            cross = gram @ self._weights
+            mean_y = mean_x @ self._weights
+            power_y = np.einsum("ij,ij->j", self._weights, cross)
+        return Moments(self._count, self._weights, gram, mean_x, cross, mean_y, power_y)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Second moments of one projection.
+
+    Attributes
+    ----------
+    count : int
+        Rows they are the means of.
+    weights : (n, m) float64 array
+        W0, the original matrix.
+    gram : (n, n) float64 array
+        G = E[x xᵀ].
+    mean_x : (n,) float64 array
+    cross : (n, m) float64 array
+        C = E[x yᵀ].
+    mean_y, power_y : (m,) float64 arrays
+        E[y] and E[y²].
+    """
+
+    count: int
+    weights: Matrix
+    gram: Matrix
+    mean_x: Matrix
+    cross: Matrix
+    mean_y: Matrix
+    power_y: Matrix
+
+    @cached_property
+    def covariance(self) -> Matrix:
+        """(n, n): G - mean_x mean_xᵀ, what an intercept leaves to be explained."""
+        centred: Matrix = self.gram - np.outer(self.mean_x, self.mean_x)
+        return centred
+
+    @cached_property
+    def cross_covariance(self) -> Matrix:
+        """(n, m): C - mean_x mean_yᵀ."""
+        centred: Matrix = self.cross - np.outer(self.mean_x, self.mean_y)
+        return centred
+
+    @property
+    def variance_x(self) -> Matrix:
+        """(n,): variance of each input, never negative."""
+        return np.maximum(np.diag(self.gram) - self.mean_x**2, 0.0)
+
+    @property
+    def variance_y(self) -> Matrix:
+        """(m,): variance of each output of the original, never negative."""
+        return np.maximum(self.power_y - self.mean_y**2, 0.0)

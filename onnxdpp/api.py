@@ -1,0 +1,247 @@
+"""The Python interface: `prune` and `inspect`."""
+
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from os import PathLike
+from typing import Any, TypeAlias
+
+import onnxruntime
+from numpy.typing import ArrayLike
+from onnx import ModelProto
+
+from onnxdpp.evaluation import compare, macs_per_row, parameters
+from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.graph.calibration import choose_provider
+from onnxdpp.graph.checking import check_model
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.layers import find_layers, find_projections
+from onnxdpp.graph.model import FileInfo, file_info, load_model, save_model
+from onnxdpp.graph.rewriting import in_order
+from onnxdpp.options import Options, parse_layer
+from onnxdpp.pruning import Progress, execute, plan
+from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
+
+Model: TypeAlias = str | PathLike[str] | ModelProto
+Calibration: TypeAlias = str | PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
+
+
+@dataclass
+class PruneResult:
+    """The outcome of `prune`.
+
+    Attributes
+    ----------
+    model : ModelProto
+        The pruned model, verified.
+    report : dict
+        As the JSON Schema ``report`` says.
+    """
+
+    model: ModelProto
+    report: dict[str, Any] = field(repr=False)
+
+    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        """Write the model, atomically.
+
+        Raises
+        ------
+        UsageError
+            If `path` exists and `force` is not given.
+        MachineError
+            If the disk does not take it; a file that was there before is unharmed.
+        """
+        save_model(self.model, path, force=force)
+
+
+def prune(
+    model: Model,
+    calib: Calibration,
+    *,
+    keep: float,
+    unit: str = "neuron",
+    method: str = "dpp",
+    kernel: str = "rbf",
+    beta: float | None = None,
+    epsilon: float = 0.01,
+    refit: str = "affine",
+    layers: Iterable[str] = (),
+    skip: Iterable[str] = (),
+    round_to: int = 1,
+    seed: int = 0,
+    provider: str = "auto",
+    batch_size: int | None = None,
+    max_rows: int | None = None,
+    progress: Progress = lambda text, fraction: None,
+) -> PruneResult:
+    """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
+
+    Parameters
+    ----------
+    model : path or ModelProto
+        Not changed.
+    calib : path, mapping of arrays, or iterable of mappings
+        Calibration data, first axis = rows: ``.npz``, ``.npy``, a folder of them, ``"random:256"``, arrays by input
+        name, or batches of them (an iterable that starts anew each time; a one-shot iterator is read into a list).
+    keep : float
+        Fraction that stays, 0 < keep <= 1: of the neurons of every layer, or of the edges into every output.
+    unit : {"neuron", "edge"}
+        Neurons: shapes shrink. Edges: weights become zero.
+    method : {"dpp", "dpp-sample", "importance", "random"}
+        The DPP's mode; an exact draw from it; the largest weights; uniformly.
+    kernel : {"rbf", "linear"}
+    beta : float, optional
+        Of the rbf kernel, on mean squared distances (10: the papers'). Default: 1 / median of the layer's.
+    epsilon : float
+        Added to the kernel's diagonal.
+    refit : {"affine", "linear", "none"}
+        Least squares with an intercept in the bias; without (the papers'); none.
+    layers : iterable of str
+        ``PATTERN`` or ``PATTERN=KEEP``: prune only layers that match one; the last match decides.
+    skip : iterable of str
+        Patterns of layers to leave alone. Patterns are case-sensitive globs on layer names.
+    round_to : int
+        Kept counts become multiples of it.
+    seed : int
+    provider : {"auto", "cpu", "cuda"}
+    batch_size, max_rows : int, optional
+        Rows per run; rows to use, evenly spaced.
+    progress : callable (text, fraction), optional
+
+    Returns
+    -------
+    PruneResult
+        The verified model and the report.
+
+    Raises
+    ------
+    UsageError, ModelError, DataError, NothingToPrune, MachineError
+        All of them OnnxdppError; see `onnxdpp.errors`.
+    """
+    started = time.perf_counter()
+    options = Options(
+        keep, unit, method, kernel, beta, epsilon, refit,
+        tuple(parse_layer(text) for text in layers), tuple(skip), round_to, seed, provider, batch_size, max_rows,
+    )  # fmt: skip
+    proto, info = _opened(model)
+    graph = Graph(in_order(proto))
+    todo = plan(graph, options)
+    where = choose_provider(provider)
+    batches = open_batches(
+        calib, input_specs(graph.model), batch_size=batch_size, max_rows=max_rows, seed=seed
+    )
+    pruned, results, observations = execute(graph, todo, options, batches, where, progress)
+    check_model(pruned, "the pruned model")
+    after = Graph(pruned)
+    discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
+    first = next(iter(batches))
+    notices = [*batches.notices, *discrepancy.notices, *_few_rows(observations, results)]
+    if batches.random:
+        notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
+    report = Report(
+        before=_size(graph, info, macs_per_row(graph, first, where)),
+        after=_size(after, file_info(pruned), macs_per_row(after, first, where)),
+        layers=results,
+        refusals=[(refusal.name, refusal.reason) for refusal in todo.refusals],
+        discrepancy=discrepancy.outputs,
+        provider=where,
+        seed=seed,
+        rows=batches.rows,
+        random_data=batches.random,
+        notices=notices,
+        options=_options_as_given(options, calib),
+        versions=_versions(),
+        seconds=time.perf_counter() - started,
+    )
+    return PruneResult(pruned, report.as_dict())
+
+
+def inspect(model: Model) -> dict[str, Any]:
+    """What of a model can be pruned, and what cannot, and why.
+
+    Parameters
+    ----------
+    model : path or ModelProto
+
+    Returns
+    -------
+    dict
+        As the JSON Schema ``inspection`` says.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read or is not sound.
+    """
+    proto, info = _opened(model)
+    graph = Graph(in_order(proto))
+    layers, no_neurons = find_layers(graph)
+    projections, no_edges = find_projections(graph)
+    found = [
+        FoundLayer(
+            layer.name, "neuron", layer.n, sum(part.m for part, _ in layer.consumers),
+            [part.name for part, _ in layer.consumers],
+        )
+        for layer in layers
+    ]  # fmt: skip
+    found += [FoundLayer(part.name, "edge", part.n, part.m) for part in projections]
+    refusals = [(refusal.name, "neuron", refusal.reason) for refusal in no_neurons]
+    refusals += [(refusal.name, "edge", refusal.reason) for refusal in no_edges]
+    return Inspection(
+        _size(graph, info, None), graph.opset, proto.producer_name, found, refusals, _versions()
+    ).as_dict()
+
+
+def _opened(model: Model) -> tuple[ModelProto, FileInfo]:
+    if isinstance(model, ModelProto):
+        check_model(model, "the model")
+        return model, file_info(model)
+    return load_model(model), file_info(model)
+
+
+def _size(graph: Graph, info: FileInfo, macs: int | None) -> ModelSize:
+    total, nonzero = parameters(graph.model)
+    return ModelSize(info.sha256, info.bytes, total, nonzero, macs)
+
+
+def _counting(progress: Progress, text: str, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def count(rows: int) -> None:
+        nonlocal done
+        done += rows
+        progress(text, done / total)
+
+    return count
+
+
+def _few_rows(observations: int, results: Iterable[LayerResult]) -> list[str]:
+    """A notice where some layer keeps more than the rows can determine."""
+    short = [result for result in results if result.kept >= observations and result.refit != "none"]
+    if not short:
+        return []
+    return [
+        f"{observations} observations cannot determine the refit of {len(short)} layers (of {short[0].name!r}, "
+        f"{short[0].kept} stay): undetermined directions keep their weights. More calibration rows would help."
+    ]
+
+
+def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
+    given = {
+        "calib": str(calib) if isinstance(calib, str | PathLike) else "arrays",
+        **{name: getattr(options, name) for name in Options.__dataclass_fields__},
+    }
+    given["beta"] = "auto" if options.beta is None else options.beta
+    given["layers"] = [pattern if keep is None else f"{pattern}={keep}" for pattern, keep in options.layers]
+    given["skip"] = list(options.skip)
+    return given
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        **{name: version(name) for name in ("onnxdpp", "onnx", "numpy", "scipy")},
+    }

@@ -1,0 +1,164 @@
+"""The command line: options -> one call -> tables or JSON. The only place that prints.
+
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 usage, 3 bad model or data, 4 nothing to
+prune, 5 environment, 130 interrupted.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from onnxdpp.errors import UsageError
+
+PLAIN_WIDTH = 120  # of tables that go into a file or a pipe
+
+
+class _Beta(click.ParamType):
+    name = "auto|FLOAT"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
+        if value is None or value == "auto":
+            return None
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is neither 'auto' nor a number.", param, ctx)
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _show(parts: Iterator[RenderableType]) -> None:
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, width=None if terminal else PLAIN_WIDTH, highlight=False, markup=False)
+    for part in parts:
+        console.print(part)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="onnxdpp")
+def cli() -> None:
+    """Make ONNX models smaller: drop neurons or edges, refit what stays, verify, report."""
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+def inspect(model: str, as_json: bool, debug: bool) -> None:
+    """Show which layers of MODEL can be pruned, and why others cannot."""
+    from onnxdpp.api import inspect as run
+    from onnxdpp.report import to_json
+    from onnxdpp.tables import inspection_tables
+
+    _log(debug)
+    found = run(model)
+    if as_json:
+        click.echo(to_json(found), nl=False)
+    else:
+        _show(inspection_tables(found))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
+@click.option("--keep", required=True, type=float, metavar="F", help="Fraction that stays, 0 < F <= 1.")
+@click.option("-o", "--output", metavar="OUT", help="Default: <stem>.pruned.onnx beside MODEL.")
+@click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge", help="What is dropped.")
+@click.option("--method", default="dpp", show_default=True, metavar="dpp|dpp-sample|importance|random")
+@click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear", help="Of the DPP.")
+@click.option("--beta", type=_Beta(), default="auto", show_default=True, help="Of the rbf kernel; 10 is the papers'.")
+@click.option("--epsilon", type=float, default=0.01, show_default=True, help="Added to the kernel's diagonal.")
+@click.option(
+    "--refit", default="affine", show_default=True, metavar="affine|linear|none", help="linear is the papers'."
+)
+@click.option(
+    "--layer", "layers", multiple=True, metavar="PATTERN[=KEEP]", help="Prune only these; the last match decides."
+)
+@click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these layers alone.")
+@click.option("--round-to", type=int, default=1, show_default=True, metavar="N", help="Widths become multiples of N.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
+@click.option("--batch-size", type=int, metavar="N", help="Rows in one run.  [default: 256, or the model's]")
+@click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
+@click.option("--report", metavar="FILE.json", help="Write the report there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@click.option("--force", is_flag=True, help="Overwrite OUT.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write OUT.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+def prune(
+    model: str,
+    calib: str,
+    output: str | None,
+    report: str | None,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+    dry_run: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Prune MODEL: choose what stays, drop the rest, refit, verify, write OUT.
+
+    Patterns are case-sensitive globs on layer names, as `onnxdpp inspect` shows them.
+    """
+    from onnxdpp.api import prune as run
+    from onnxdpp.graph.model import check_output, write_atomically
+    from onnxdpp.report import to_json
+    from onnxdpp.tables import prune_tables
+
+    _log(debug)
+    if output == "-":
+        raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
+    source = Path(model)
+    out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
+    inputs = [source, *([] if calib.startswith("random:") else [Path(calib)])]
+    if not dry_run:
+        check_output(out, inputs=inputs, force=force)
+    if report is not None:
+        check_output(Path(report), inputs=[*inputs, out], force=True)
+    with _progress(quiet) as progress:
+        result = run(model, calib, progress=progress, **options)
+    if not dry_run:
+        result.save(out, force=force)
+    if report is not None:
+        write_atomically(Path(report), to_json(result.report).encode())
+    if not quiet:
+        for notice in result.report["notices"]:
+            _say(f"note: {notice}")
+    if as_json:
+        click.echo(to_json(result.report), nl=False)
+    elif not quiet:
+        _show(prune_tables(result.report, None if dry_run else out))
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
+    """A bar on stderr, where that is a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda text, fraction: None
+        return
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task("start", total=1.0)
+        yield lambda text, fraction: bar.update(task, description=ascii(text)[1:-1][:40], completed=fraction)
+
+
+def _log(debug: bool) -> None:
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s", force=True)

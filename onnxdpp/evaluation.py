@@ -1,0 +1,195 @@
+"""Two models, one data set: what they cost and how far their answers lie apart."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from onnxdpp.errors import ModelError, OnnxdppError
+from onnxdpp.graph.batches import Batch, Batches
+from onnxdpp.graph.calibration import Session
+from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, bodies, is_external, quoted, walk
+
+FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
+COUNTED = ("Gemm", "MatMul", "Conv", "ConvTranspose")
+
+
+def parameters(model: ModelProto) -> tuple[int, int]:
+    """Entries of all float constants of a model, and how many of them are not zero.
+
+    Initializers and Constant nodes count, in the main graph, in bodies and in functions; tensors in external data
+    count as not zero.
+    """
+    total = nonzero = 0
+    for tensor in _float_tensors(model):
+        size = int(np.prod(tensor.dims, dtype=np.int64))
+        total += size
+        nonzero += size if is_external(tensor) else int(np.count_nonzero(numpy_helper.to_array(tensor)))
+    return total, nonzero
+
+
+def _float_tensors(model: ModelProto) -> Iterable[TensorProto]:
+    graphs = [model.graph, *(body for node in walk(model.graph) for body in bodies(node))]
+    nodes = [*walk(model.graph), *(node for function in model.functions for node in function.node)]
+    for graph in graphs:
+        yield from (tensor for tensor in graph.initializer if tensor.data_type in FLOATS)
+        yield from (sparse.values for sparse in graph.sparse_initializer if sparse.values.data_type in FLOATS)
+    for node in nodes:
+        if node.op_type == "Constant" and node.domain in ONNX_DOMAINS:
+            yield from (entry.t for entry in node.attribute if entry.t.data_type in FLOATS and entry.name == "value")
+
+
+def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
+    """Multiply-accumulates for each row, as measured from the shapes of one run.
+
+    Parameters
+    ----------
+    graph : Graph
+    batch : Batch
+        What to run; the shapes that arise in it are counted.
+    provider : {"cpu", "cuda"}
+
+    Returns
+    -------
+    int or None
+        In the Gemm, MatMul, Conv and ConvTranspose nodes of the main graph. None where the run fails.
+    """
+    model = ModelProto()
+    model.CopyFrom(graph.model)
+    del model.graph.output[:]
+    counted = [n for n in graph.nodes if n.op_type in COUNTED and n.domain in ONNX_DOMAINS]
+    for index, node in enumerate(counted):
+        for slot, value in enumerate((node.input[0], node.input[1], node.output[0])):
+            name = f"onnxdpp/shape/{index}/{slot}"
+            model.graph.node.append(helper.make_node("Shape", [value], [name]))
+            model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
+    if not counted:
+        return 0
+    try:
+        shapes = [shape.tolist() for shape in Session(model, provider).run(batch)]
+    except OnnxdppError:
+        return None
+    total = 0
+    for index, node in enumerate(counted):
+        left, right, out = shapes[3 * index : 3 * index + 3]
+        transposed = any(entry.name == "transA" and entry.i for entry in node.attribute)
+        match node.op_type:
+            case "Gemm":
+                total += int(np.prod(out)) * left[0 if transposed else 1]
+            case "MatMul":
+                total += int(np.prod(out)) * left[-1]
+            case "Conv":
+                total += int(np.prod(out)) * int(np.prod(right[1:]))
+            case _:
+                total += int(np.prod(left)) * int(np.prod(right[1:]))
+    return total // batch.rows
+
+
+@dataclass
+class _Sums:
+    """Running sums for one float output."""
+
+    difference: float = 0.0
+    power: float = 0.0
+    largest: float = 0.0
+
+    def add(self, before: Array, after: Array) -> None:
+        gap = after - before
+        self.difference += float(np.vdot(gap, gap))
+        self.power += float(np.vdot(before, before))
+        self.largest = max(self.largest, float(np.abs(gap).max(initial=0.0)))
+
+    def result(self) -> dict[str, float | None]:
+        if self.power > 0:
+            relative = float(np.sqrt(self.difference / self.power))
+        else:
+            relative = 0.0 if self.difference == 0 else None
+        return {"relative_l2": relative, "max_abs": self.largest}
+
+
+@dataclass
+class Discrepancy:
+    """How far the outputs of two models lie apart.
+
+    Attributes
+    ----------
+    outputs : dict
+        Output name -> ``relative_l2`` and ``max_abs`` (float outputs), or ``agreement`` (all others).
+    notices : list of str
+        Outputs that could not be compared, and why.
+    """
+
+    outputs: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    notices: list[str] = field(default_factory=list)
+
+
+def compare(
+    original: Graph,
+    pruned: ModelProto,
+    batches: Batches,
+    provider: str,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Discrepancy:
+    """Run both models over all batches and compare their outputs.
+
+    Parameters
+    ----------
+    original : Graph
+    pruned : ModelProto
+    batches : Batches
+    provider : {"cpu", "cuda"}
+    progress : callable
+        Told the number of rows of each batch.
+
+    Raises
+    ------
+    ModelError
+        If the inputs or outputs of the two differ in name, type or shape, or if the pruned model is not finite
+        somewhere where the original is.
+    """
+    before, after = Session(original.model, provider), Session(pruned, provider)
+    if (before.inputs, before.outputs) != (after.inputs, after.outputs):
+        raise ModelError("The pruned model would have other inputs or outputs than the original. No file was written.")
+    sums: dict[str, _Sums] = {}
+    agreed: dict[str, list[int]] = {}
+    result = Discrepancy()
+    compared = []
+    for position, (name, kind, _) in enumerate(before.outputs):
+        if name in original.random_values:
+            result.notices.append(f"Output {quoted(name)} depends on a random operator and is not compared.")
+        elif not kind.startswith("tensor("):
+            result.notices.append(f"Output {quoted(name)} is a {kind} and is not compared.")
+        else:
+            compared.append((position, name))
+    for batch in batches:
+        old, new = before.run(batch), after.run(batch)
+        for position, name in compared:
+            a, b = old[position], new[position]
+            if a.shape != b.shape:
+                raise ModelError(f"Output {quoted(name)} would be {b.shape} instead of {a.shape}. No file was written.")
+            if a.dtype.kind == "f":
+                sums.setdefault(name, _Sums()).add(*_finite(name, batch, a, b))
+            else:
+                count = agreed.setdefault(name, [0, 0])
+                count[0] += int((a == b).sum())
+                count[1] += a.size
+        progress(batch.rows)
+    for _, name in compared:
+        if name in sums:
+            result.outputs[name] = sums[name].result()
+        else:
+            equal, total = agreed[name]
+            result.outputs[name] = {"agreement": equal / total if total else None}
+    return result
+
+
+def _finite(name: str, batch: Batch, before: Array, after: Array) -> tuple[Array, Array]:
+    """Both in float64, without what was not finite in the original."""
+    sound = np.isfinite(before)
+    if not np.isfinite(after[sound]).all():
+        raise ModelError(
+            f"Output {quoted(name)} of the pruned model is not finite for rows {batch.first} to "
+            f"{batch.first + batch.rows - 1} of the data, where the original's is. No file was written; keep more."
+        )
+    return before[sound].astype(np.float64), after[sound].astype(np.float64)

@@ -1,0 +1,1 @@
+"""The half that knows ONNX, and never SciPy: files, layers, calibration, rewriting."""

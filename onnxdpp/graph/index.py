@@ -1,0 +1,222 @@
+"""A use-def index over a ModelProto: who makes a value, who reads it, which values are constants.
+
+The proto is read, never changed. Nodes are named by their position in ``model.graph.node``; a constant is named
+by where it is read, a `Use` (node, slot), since two readers of one tensor may come to need different tensors.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+Array: TypeAlias = NDArray[Any]
+
+ONNX_DOMAINS = ("", "ai.onnx")
+
+
+@dataclass(frozen=True, order=True)
+class Use:
+    """Input number `slot` of node number `node`."""
+
+    node: int
+    slot: int
+
+
+class Graph:
+    """Use-def index of the main graph of `model`, whose nodes stand in topological order.
+
+    Attributes
+    ----------
+    nodes : list of NodeProto
+    producer : dict, value name -> number of the node that makes it
+    uses : dict, value name -> list of Use, in the order of nodes
+    captured : dict, value name -> number of the node whose body (If, Loop, Scan) reads it
+    outputs : set of value names that the graph gives out
+    opset : int, version of the default domain (0 where it is not imported)
+    """
+
+    def __init__(self, model: ModelProto) -> None:
+        self.model = model
+        graph = model.graph
+        self.nodes = list(graph.node)
+        self.outputs = {value.name for value in graph.output}
+        self.producer: dict[str, int] = {}
+        self.uses: dict[str, list[Use]] = {}
+        self.captured: dict[str, int] = {}
+        for index, node in enumerate(self.nodes):
+            for name in node.output:
+                if name:
+                    self.producer[name] = index
+            for slot, name in enumerate(node.input):
+                if name:
+                    self.uses.setdefault(name, []).append(Use(index, slot))
+            for body in bodies(node):
+                for name in free_names(body):
+                    self.captured.setdefault(name, index)
+        self._initializers = {tensor.name: tensor for tensor in graph.initializer}
+        self._sparse = {tensor.values.name for tensor in graph.sparse_initializer}
+        listed = {value.name for value in graph.input}
+        # Before IR version 4 every initializer had to be listed among the inputs; since then, listing one means
+        # that a caller may override it.
+        self._overridable = listed & self._initializers.keys() if model.ir_version >= 4 else set()
+        self.inputs = [value for value in graph.input if value.name not in self._initializers]
+        self.opset = next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0)
+        self.functions = {(function.domain, function.name) for function in model.functions}
+
+    def name_at(self, use: Use) -> str:
+        """Name of the value that `use` reads; empty where the slot is absent."""
+        inputs = self.nodes[use.node].input
+        return inputs[use.slot] if use.slot < len(inputs) else ""
+
+    def tensor(self, name: str) -> TensorProto | None:
+        """The tensor behind a constant value: an initializer or a Constant node's; None for anything else."""
+        if name in self._initializers:
+            return self._initializers[name]
+        node = self.constant_node(name)
+        if node is None:
+            return None
+        return next((entry.t for entry in node.attribute if entry.name == "value"), None)
+
+    def constant_node(self, name: str) -> NodeProto | None:
+        """The Constant node that makes the value `name`, if one does."""
+        index = self.producer.get(name)
+        if index is None:
+            return None
+        node = self.nodes[index]
+        return node if node.op_type == "Constant" and node.domain in ONNX_DOMAINS else None
+
+    def array(self, name: str) -> Array | None:
+        """Value of the constant `name`; None where it is no constant that can be read here."""
+        tensor = self.tensor(name)
+        if tensor is not None:
+            return None if is_external(tensor) else numpy_helper.to_array(tensor)
+        node = self.constant_node(name)
+        if node is None:
+            return None
+        entry = node.attribute[0]
+        match entry.name:
+            case "value_float" | "value_floats":
+                return np.asarray(onnx.helper.get_attribute_value(entry), np.float32)
+            case "value_int" | "value_ints":
+                return np.asarray(onnx.helper.get_attribute_value(entry), np.int64)
+            case _:
+                return None
+
+    def why_not_constant(self, name: str) -> str | None:
+        """The reason why the value `name` is not a constant that may be rewritten; None if it is one."""
+        if name in self._sparse:
+            return f"{quoted(name)} is a sparse initializer"
+        if name in self._overridable:
+            return f"{quoted(name)} is also a graph input, so that callers may override it"
+        tensor = self.tensor(name)
+        if tensor is not None:
+            return f"{quoted(name)} lies in external data (not supported yet)" if is_external(tensor) else None
+        if self.constant_node(name) is not None:
+            return None
+        index = self.producer.get(name)
+        if index is None:
+            return f"{quoted(name)} is a graph input"
+        node = self.nodes[index]
+        if node.op_type in ("DequantizeLinear", "QuantizeLinear"):
+            return f"{quoted(name)} comes out of {node.op_type}: prune before you quantize"
+        return f"{quoted(name)} is computed by {self.title(index)}"
+
+    def shared_with(self, use: Use) -> str | None:
+        """Who else reads (or gives out) the constant at `use`, in words; None if nobody does."""
+        name = self.name_at(use)
+        if name in self.outputs:
+            return "the graph's outputs"
+        if name in self.captured:
+            return f"the body of {self.title(self.captured[name])}"
+        others = [other for other in self.uses[name] if other != use]
+        return self.title(others[0].node) if others else None
+
+    def title(self, index: int) -> str:
+        """Operator and name of node number `index`, for people: ``Gemm 'fc1'``."""
+        node = self.nodes[index]
+        operator = node.op_type if node.domain in ONNX_DOMAINS else f"{node.domain}::{node.op_type}"
+        return f"{operator} {quoted(node.name or (node.output[0] if node.output else f'#{index}'))}"
+
+    @cached_property
+    def random_values(self) -> frozenset[str]:
+        """Values that differ from run to run: everything downstream of a random operator."""
+        found: set[str] = set()
+        for node in self.nodes:
+            inner = [part for body in bodies(node) for part in walk(body)]
+            reads = set(node.input).union(*(free_names(body) for body in bodies(node)))
+            if any(map(self._draws, [node, *inner])) or not found.isdisjoint(reads):
+                found.update(name for name in node.output if name)
+        return frozenset(found)
+
+    def _draws(self, node: NodeProto) -> bool:
+        return node.domain in ONNX_DOMAINS and (node.op_type in RANDOM or self.trains(node))
+
+    def trains(self, node: NodeProto) -> bool:
+        """Whether `node` is a Dropout that its third input does not certainly keep in inference mode."""
+        if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
+            return False
+        mode = self.array(node.input[2])
+        return mode is None or bool(mode)
+
+
+RANDOM = frozenset(
+    ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
+)
+
+
+def is_external(tensor: TensorProto) -> bool:
+    """Whether the tensor's bytes lie in another file."""
+    return tensor.data_location == TensorProto.EXTERNAL
+
+
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """Value of the attribute `name` of `node`, or `default`."""
+    for entry in node.attribute:
+        if entry.name == name:
+            return onnx.helper.get_attribute_value(entry)
+    return default
+
+
+def bodies(node: NodeProto) -> Iterator[GraphProto]:
+    """The subgraphs that a node carries (If, Loop, Scan)."""
+    for entry in node.attribute:
+        if entry.type == AttributeProto.GRAPH:
+            yield entry.g
+        elif entry.type == AttributeProto.GRAPHS:
+            yield from entry.graphs
+
+
+def walk(graph: GraphProto) -> Iterator[NodeProto]:
+    """All nodes of a graph and of the bodies inside it."""
+    for node in graph.node:
+        yield node
+        for body in bodies(node):
+            yield from walk(body)
+
+
+def free_names(body: GraphProto) -> set[str]:
+    """Names that a body reads from the graphs around it."""
+    known = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
+    known |= {tensor.values.name for tensor in body.sparse_initializer}
+    free: set[str] = set()
+    for node in body.node:
+        for inner in bodies(node):
+            free |= free_names(inner) - known
+        free |= {name for name in node.input if name and name not in known}
+        known.update(node.output)
+    # A body may give out an outer value as it is.
+    return free | {value.name for value in body.output if value.name and value.name not in known}
+
+
+def quoted(name: str, limit: int = 80) -> str:
+    """A name for messages: in quotes, control characters escaped, cut after `limit` characters.
+
+    >>> print(quoted("fc1"), quoted("a\\x1b[2J"))
+    'fc1' 'a\\x1b[2J'
+    """
+    return repr(name if len(name) <= limit else name[: limit - 1] + "…")

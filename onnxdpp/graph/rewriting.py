@@ -1,0 +1,241 @@
+"""New constants into a copy of the original proto: the only place that writes a graph.
+
+All changes are `Edits`: for a `Use` (node, slot), the constant that this node shall read from now on. Slicing a layer
+and giving a projection new weights both come down to edits; `apply` writes them and knows no operator. A constant
+that somebody else reads too is not overwritten: the edited reader gets a tensor of its own. Whatever the edits do
+not name stays equal, field by field, unknown fields included.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from onnxdpp.graph.checking import sorted_nodes
+from onnxdpp.graph.index import Array, Graph, Use, bodies, walk
+from onnxdpp.graph.layers import Layer, Projection, WeightAxis
+
+Edits: TypeAlias = dict[Use, Array]
+
+
+def in_order(model: ModelProto) -> ModelProto:
+    """The model itself where its nodes stand in topological order, else a copy in which they do."""
+    ordered = sorted_nodes(model.graph)
+    if all(old is new for old, new in zip(model.graph.node, ordered, strict=True)):
+        return model
+    result = ModelProto()
+    result.CopyFrom(model)
+    del result.graph.node[:]
+    result.graph.node.extend(ordered)
+    return result
+
+
+def current(graph: Graph, edits: Edits, use: Use) -> Array:
+    """The constant at `use` with the edits so far."""
+    if use in edits:
+        return edits[use]
+    array = graph.array(graph.name_at(use))
+    if array is None:
+        raise ValueError(f"{use} is no constant")
+    return array
+
+
+def sliced(graph: Graph, edits: Edits, axes: Iterable[WeightAxis], keep: NDArray[np.intp]) -> Edits:
+    """Edits after which only the neurons `keep` are left, in that order.
+
+    Parameters
+    ----------
+    graph : Graph
+    edits : Edits
+        What was decided before; not changed.
+    axes : iterable of WeightAxis
+        Every constant with an entry per neuron.
+    keep : (k,) integer array
+    """
+    result = dict(edits)
+    for part in axes:
+        positions = part.positions[keep].ravel()
+        result[part.use] = np.take(current(graph, result, part.use), positions, axis=part.axis)
+    return result
+
+
+def reweighted(
+    graph: Graph,
+    edits: Edits,
+    projection: Projection,
+    weights: NDArray[np.float64],
+    intercept: NDArray[np.float64] | None,
+) -> Edits:
+    """Edits after which `projection` acts by `weights` and adds `intercept` to what it added before.
+
+    Parameters
+    ----------
+    weights : (n, m) float64 array
+        The matrix that acts, whatever alpha and transposition the node has.
+    intercept : (m,) float64 array or None
+        None, or a projection with a `bias` to hold it (see `with_biases`).
+    """
+    result = dict(edits)
+    old = current(graph, edits, projection.weight)
+    result[projection.weight] = projection.stored(weights).astype(old.dtype)
+    if intercept is not None:
+        if projection.bias is None:
+            raise ValueError(f"{projection.name!r} has no bias to hold an intercept")
+        bias = current(graph, edits, projection.bias.use)
+        result[projection.bias.use] = (bias + intercept / projection.bias.factor).astype(bias.dtype)
+    return result
+
+
+def apply(graph: Graph, edits: Mapping[Use, Array], changed: Collection[str] = ()) -> ModelProto:
+    """A copy of the model in which every edited use reads its new constant.
+
+    Parameters
+    ----------
+    graph : Graph
+    edits : Edits
+        Entries equal to the constant that is there already leave it as it is.
+    changed : collection of value names
+        Values whose shape the edits change; what the file says of their shapes is dropped.
+    """
+    result = ModelProto()
+    result.CopyFrom(graph.model)
+    nodes = list(result.graph.node)
+    stale = set(changed)
+    names = _Names(graph)
+    for use, array in sorted(edits.items()):
+        name = graph.name_at(use)
+        if graph.shared_with(use) is None:
+            _overwrite(result, nodes, graph, name, array)
+            stale.add(name)
+        else:
+            fresh = names.fresh(f"{name}_{use.node}")
+            nodes[use.node].input[use.slot] = fresh
+            _add_initializer(result, fresh, array)
+    _drop_unread(result, graph, {graph.name_at(use) for use in edits})
+    kept = [value for value in result.graph.value_info if value.name not in stale]
+    if len(kept) != len(result.graph.value_info):
+        del result.graph.value_info[:]
+        result.graph.value_info.extend(kept)
+    return result
+
+
+def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
+    """A copy of the model in which each of `projections` has a bias, of zeros where there was none.
+
+    A Gemm gets its third input (and beta 1 where beta was 0); behind a MatMul, or a Gemm whose third input is no
+    constant, an Add is put in, and the value keeps its name.
+    """
+    result = ModelProto()
+    result.CopyFrom(graph.model)
+    names = _Names(graph)
+    added: dict[int, NodeProto] = {}
+    for projection in projections:
+        if projection.bias is not None:
+            continue
+        node = result.graph.node[projection.node]
+        weight = graph.array(graph.name_at(projection.weight))
+        assert weight is not None
+        bias = names.fresh(f"{node.input[1]}_bias")
+        _add_initializer(result, bias, np.zeros(projection.m, weight.dtype))
+        beta = next((entry for entry in node.attribute if entry.name == "beta"), None)
+        if node.op_type == "Gemm" and (not graph.name_at(Use(projection.node, 2)) or (beta and beta.f == 0)):
+            del node.input[2:]
+            node.input.append(bias)
+            if beta:
+                node.attribute.remove(beta)
+        else:
+            before = names.fresh(f"{node.output[0]}_before_bias")
+            add = helper.make_node("Add", [before, bias], [node.output[0]], name=names.fresh(f"{node.name}_bias"))
+            node.output[0] = before
+            added[projection.node] = add
+    if added:
+        nodes = list(result.graph.node)
+        del result.graph.node[:]
+        for index, node in enumerate(nodes):
+            result.graph.node.append(node)
+            if index in added:
+                result.graph.node.append(added[index])
+    return result
+
+
+def consumers_of(layers: Iterable[Layer]) -> list[Projection]:
+    """Every consumer of the layers."""
+    return [projection for layer in layers for projection, _ in layer.consumers]
+
+
+class _Names:
+    """Hands out names that nothing in the model uses yet."""
+
+    def __init__(self, graph: Graph) -> None:
+        proto = graph.model.graph
+        self.taken = {value.name for value in (*proto.input, *proto.output, *proto.value_info)}
+        self.taken |= {tensor.name for tensor in proto.initializer}
+        for node in walk(proto):
+            self.taken |= {node.name, *node.input, *node.output}
+            for body in bodies(node):
+                self.taken |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
+
+    def fresh(self, wish: str) -> str:
+        name, number = wish, 1
+        while name in self.taken:
+            number += 1
+            name = f"{wish}_{number}"
+        self.taken.add(name)
+        return name
+
+
+def _overwrite(model: ModelProto, nodes: list[NodeProto], graph: Graph, name: str, array: Array) -> None:
+    """Put `array` where the constant `name` was."""
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            _fill(tensor, array)
+            for value in model.graph.input:  # before IR version 4 initializers are listed there too
+                if value.name == name:
+                    value.type.CopyFrom(helper.make_tensor_type_proto(tensor.data_type, array.shape))
+            return
+    node = nodes[graph.producer[name]]
+    entry = node.attribute[0]
+    if entry.name == "value":
+        _fill(entry.t, array)
+    else:
+        tensor = TensorProto()
+        tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+        _fill(tensor, array)
+        node.attribute.remove(entry)
+        node.attribute.append(helper.make_attribute("value", tensor))
+
+
+def _fill(tensor: TensorProto, array: Array) -> None:
+    """New dims and data; name, type and all other fields stay."""
+    for field in ("float_data", "double_data", "int32_data", "int64_data", "uint64_data", "raw_data"):
+        tensor.ClearField(field)
+    del tensor.dims[:]
+    tensor.dims.extend(array.shape)
+    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    tensor.raw_data = array.astype(dtype.newbyteorder("<"), copy=False).tobytes()
+
+
+def _add_initializer(model: ModelProto, name: str, array: Array) -> None:
+    tensor = model.graph.initializer.add()
+    tensor.name = name
+    tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+    _fill(tensor, array)
+    if model.ir_version < 4:
+        value = ValueInfoProto(name=name)
+        value.type.CopyFrom(helper.make_tensor_type_proto(tensor.data_type, array.shape))
+        model.graph.input.append(value)
+
+
+def _drop_unread(model: ModelProto, graph: Graph, candidates: set[str]) -> None:
+    """Remove constants among `candidates` that lost their last reader."""
+    read = {name for node in model.graph.node for name in node.input} | graph.captured.keys() | graph.outputs
+    dead = candidates - read
+    if not dead:
+        return
+    for entries in (model.graph.initializer, model.graph.input, model.graph.value_info):
+        for entry in [entry for entry in entries if entry.name in dead]:
+            entries.remove(entry)
+    for node in [node for node in model.graph.node if node.op_type == "Constant" and node.output[0] in dead]:
+        model.graph.node.remove(node)

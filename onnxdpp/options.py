@@ -1,0 +1,98 @@
+"""What a user may ask of `prune`, checked before any work is done."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onnxdpp.algebra.refit import FORMS
+from onnxdpp.algebra.selection import KERNELS, METHODS, Rule
+from onnxdpp.errors import UsageError
+
+UNITS = ("neuron", "edge")
+PROVIDERS = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of `prune`; see there."""
+
+    keep: float
+    unit: str = "neuron"
+    method: str = "dpp"
+    kernel: str = "rbf"
+    beta: float | None = None
+    epsilon: float = 0.01
+    refit: str = "affine"
+    layers: tuple[tuple[str, float | None], ...] = ()
+    skip: tuple[str, ...] = ()
+    round_to: int = 1
+    seed: int = 0
+    provider: str = "auto"
+    batch_size: int | None = None
+    max_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_keep(self.keep)
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}.")
+        for name, value in (("beta", self.beta), ("epsilon", self.epsilon)):
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise UsageError(f"{name} is {value}; it must be a positive number.")
+        for name in ("round_to", "batch_size", "max_rows"):
+            count = getattr(self, name)
+            if count is not None and count < 1:
+                raise UsageError(f"{name} is {count}; it must be at least 1.")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2^64.")
+
+    @property
+    def rule(self) -> Rule:
+        """How neurons or edges are chosen."""
+        return Rule(self.method, self.kernel, self.beta, self.epsilon)
+
+
+CHOICES: dict[str, Sequence[str]] = {
+    "unit": UNITS,
+    "method": tuple(METHODS),
+    "kernel": KERNELS,
+    "refit": FORMS,
+    "provider": PROVIDERS,
+}
+
+
+def parse_layer(text: str) -> tuple[str, float | None]:
+    """A pattern and its own keep, from ``PATTERN`` or ``PATTERN=KEEP``, split at the last ``=``.
+
+    >>> parse_layer("fc*=0.5"), parse_layer("fc1")
+    (('fc*', 0.5), ('fc1', None))
+    """
+    pattern, found, tail = text.rpartition("=")
+    if not found:
+        return text, None
+    try:
+        keep = float(tail)
+    except ValueError:
+        raise UsageError(
+            f"The keep of layer pattern {pattern!r} is {tail!r}, not a number. "
+            f"Write PATTERN=KEEP; for a name that holds '=', write {text + '=0.5'!r}."
+        ) from None
+    _check_keep(keep)
+    return pattern, keep
+
+
+def _check_keep(keep: float) -> None:
+    if not 0 < keep <= 1:
+        raise UsageError(f"keep is {keep}; it must be above 0 and at most 1: the fraction that stays.")
+
+
+def count_to_keep(keep: float, n: int, round_to: int = 1) -> int:
+    """How many of n stay: ``max(1, floor(keep n + 0.5))``, as a multiple of `round_to` where n allows.
+
+    >>> count_to_keep(0.7, 500), count_to_keep(0.001, 500), count_to_keep(0.7, 500, 8), count_to_keep(0.7, 5, 8)
+    (350, 1, 352, 5)
+    """
+    k = max(1, math.floor(keep * n + 0.5))
+    if round_to > 1:
+        k = max(1, math.floor(k / round_to + 0.5)) * round_to
+    return min(k, n)

@@ -1,0 +1,159 @@
+"""What a run did, as plain data and as JSON: no printing, no files.
+
+The JSON Schemas beside this file (``schemas/report.json``, ``schemas/inspection.json``) say what the keys mean.
+Everything but ``seconds`` is the same for the same input, options and seed.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from typing import Any
+
+SCHEMA = "onnxdpp/report/1"
+INSPECTION_SCHEMA = "onnxdpp/inspection/1"
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """How large a model is.
+
+    Attributes
+    ----------
+    sha256, bytes
+        Of the file (of the serialized proto where there is no file).
+    parameters, nonzero : int
+        Entries of all float constants, and how many of them are not zero.
+    macs : int or None
+        Multiply-accumulates per row in Gemm, MatMul and Conv nodes of the main graph; None where not measured.
+    """
+
+    sha256: str
+    bytes: int
+    parameters: int
+    nonzero: int
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What was done to one layer (unit neuron) or one projection (unit edge).
+
+    Attributes
+    ----------
+    width, kept : int
+        Neurons of the layer; or, for edges, inputs of the projection and how many each output keeps.
+    keep : list of int or None
+        Indices of the neurons that stay, sorted; None for edges.
+    loss_before_refit, loss : float or None
+        Relative residual at the consumers; None where the original's outputs do not vary.
+    """
+
+    name: str
+    unit: str
+    width: int
+    kept: int
+    keep: list[int] | None
+    method: str
+    kernel: str | None
+    beta: float | None
+    refit: str
+    loss_before_refit: float | None
+    loss: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything about one run of `prune`."""
+
+    before: ModelSize
+    after: ModelSize
+    layers: list[LayerResult]
+    refusals: list[tuple[str, str]]
+    discrepancy: dict[str, dict[str, float | None]]
+    provider: str
+    seed: int
+    rows: int
+    random_data: bool
+    notices: list[str]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON has it."""
+        return {
+            "schema": SCHEMA,
+            "model": {"before": asdict(self.before), "after": asdict(self.after)},
+            "layers": [asdict(layer) for layer in self.layers],
+            "refusals": [{"name": name, "reason": reason} for name, reason in self.refusals],
+            "discrepancy": self.discrepancy,
+            "provider": self.provider,
+            "seed": self.seed,
+            "rows": self.rows,
+            "random_data": self.random_data,
+            "notices": self.notices,
+            "options": self.options,
+            "versions": self.versions,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class FoundLayer:
+    """A hidden layer, or a projection, that can be pruned.
+
+    Attributes
+    ----------
+    unit : {"neuron", "edge"}
+    width : int
+        Neurons; or, for edges, inputs of the projection.
+    outputs : int
+        Outputs of the consumers together; or, for edges, of the projection.
+    consumers : list of str
+        Names of the consumers (unit neuron).
+    """
+
+    name: str
+    unit: str
+    width: int
+    outputs: int
+    consumers: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What `inspect` found in a model."""
+
+    model: ModelSize
+    opset: int
+    producer: str
+    layers: list[FoundLayer]
+    refusals: list[tuple[str, str, str]]
+    versions: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The findings as JSON has them."""
+        return {
+            "schema": INSPECTION_SCHEMA,
+            "model": asdict(self.model),
+            "opset": self.opset,
+            "producer": self.producer,
+            "layers": [asdict(layer) for layer in self.layers],
+            "refusals": [
+                {"name": name, "unit": unit, "reason": reason} for name, unit, reason in self.refusals
+            ],
+            "versions": self.versions,
+        }
+
+
+def to_json(data: dict[str, Any]) -> str:
+    """Text of a report: two spaces, keys in the order of the schema, a newline at the end."""
+    return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def schema(name: str) -> dict[str, Any]:
+    """The JSON Schema ``report`` or ``inspection``, parsed."""
+    text = files("onnxdpp").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
+    parsed: dict[str, Any] = json.loads(text)
+    return parsed

@@ -1,0 +1,128 @@
+"""Reports as tables for people. Names from model files are shown with control characters escaped."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+SHOWN_NAMES = 4  # of those that share one reason
+
+
+def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[RenderableType]:
+    """What was done to each layer, what that made of the model, and what was left alone.
+
+    Parameters
+    ----------
+    report : dict
+        As the JSON Schema ``report`` says.
+    out : Path or None
+        The file written; None in a dry run.
+    """
+    table = _table("layer", "width", "kept", "loss before refit", "loss", "seconds")
+    for layer in report["layers"]:
+        table.add_row(
+            _safe(layer["name"]),
+            f"{layer['width']:,}",
+            f"{layer['kept']:,}",
+            _number(layer["loss_before_refit"]),
+            _number(layer["loss"]),
+            f"{layer['seconds']:.2f}",
+        )
+    yield table
+    before, after = report["model"]["before"], report["model"]["after"]
+    table = _table("model", "before", "after", "ratio")
+    for key, title in (
+        ("parameters", "parameters"),
+        ("nonzero", "non-zeros"),
+        ("bytes", "file bytes"),
+        ("macs", "MACs per row"),
+    ):
+        table.add_row(title, *_pair(before[key], after[key]))
+    yield table
+    if report["discrepancy"]:
+        table = _table("output", "relative L2", "max abs", "agreement")
+        for name, values in report["discrepancy"].items():
+            table.add_row(_safe(name), *(_number(values.get(key)) for key in ("relative_l2", "max_abs", "agreement")))
+        yield table
+    if report["refusals"]:
+        yield _refusals("left alone", ((entry["name"], entry["reason"]) for entry in report["refusals"]))
+    how = f"{report['rows']:,} calibration rows on {report['provider']}, seed {report['seed']}"
+    done = "dry run: nothing written" if out is None else f"wrote {_safe(str(out))}"
+    yield f"{done} ({how}, {report['seconds']:.1f} s)"
+
+
+def inspection_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """Layers (neurons), projections (edges), and what cannot be pruned.
+
+    Parameters
+    ----------
+    found : dict
+        As the JSON Schema ``inspection`` says.
+    """
+    model = found["model"]
+    yield (
+        f"{model['parameters']:,} parameters ({model['nonzero']:,} not zero), {model['bytes']:,} bytes, "
+        f"opset {found['opset']}, exported by {_safe(found['producer']) or 'an unknown tool'}"
+    )
+    for unit, title, width, outputs in (
+        ("neuron", "layer (--unit neuron)", "neurons", "consumer outputs"),
+        ("edge", "layer (--unit edge)", "inputs", "outputs"),
+    ):
+        layers = [layer for layer in found["layers"] if layer["unit"] == unit]
+        if layers:
+            table = _table(title, width, outputs)
+            for layer in layers:
+                table.add_row(_safe(layer["name"]), f"{layer['width']:,}", f"{layer['outputs']:,}")
+            yield table
+        refusals = [(entry["name"], entry["reason"]) for entry in found["refusals"] if entry["unit"] == unit]
+        if refusals:
+            yield _refusals(f"cannot be pruned (--unit {unit})", refusals)
+
+
+def reasons(refusals: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Names and reason, the names that share a reason together.
+
+    >>> list(reasons([("a", "r"), ("b", "s"), ("c", "r")]))
+    [('a, c', 'r'), ('b', 's')]
+    """
+    grouped: dict[str, list[str]] = {}
+    for name, reason in refusals:
+        grouped.setdefault(_safe(reason, 400), []).append(_safe(name))
+    for reason, names in grouped.items():
+        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+        yield ", ".join(names[:SHOWN_NAMES]) + more, reason
+
+
+def _refusals(title: str, refusals: Iterable[tuple[str, str]]) -> Table:
+    table = _table(title, "reason", text=2)
+    for names, reason in reasons(refusals):
+        table.add_row(names, reason)
+    return table
+
+
+def _table(*titles: str, text: int = 1) -> Table:
+    """A table whose first `text` columns hold words and the others numbers."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, title in enumerate(titles):
+        table.add_column(Text(title), justify="left" if number < text else "right", overflow="fold")
+    return table
+
+
+def _pair(before: int | None, after: int | None) -> tuple[str, str, str]:
+    if before is None or after is None:
+        return "-", "-", "-"
+    return f"{before:,}", f"{after:,}", f"{after / before:.3f}" if before else "-"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _safe(name: str, limit: int = 120) -> str:
+    """`name` with everything unprintable escaped, cut after `limit` characters."""
+    cut = name if len(name) <= limit else name[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
