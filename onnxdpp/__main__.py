@@ -110,7 +110,9 @@ def _check_environment() -> None:
         )
     onnx = _installed("onnx")
     if onnx is None or tuple(int(part) for part in onnx.split(".")[:2]) < OLDEST_ONNX:
-        raise MachineError(f"onnxdpp needs onnx >= 1.21, found {onnx or 'none'}. Run: pip install --upgrade onnx")
+        raise MachineError(
+            f"onnxdpp needs onnx >= 1.21, found {onnx or 'none'}. Run: pip install --upgrade onnx"
+        )
 
 
 def _installed(name: str) -> str | None:

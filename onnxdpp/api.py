@@ -128,7 +128,7 @@ def prune(
     proto, info = _opened(model)
     graph = Graph(in_order(proto))
     todo = plan(graph, options)
-    where = choose_provider(provider)
+    where, notices = choose_provider(provider)
     batches = open_batches(
         calib, input_specs(graph.model), batch_size=batch_size, max_rows=max_rows, seed=seed
     )
@@ -137,9 +137,11 @@ def prune(
     after = Graph(pruned)
     discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
     first = next(iter(batches))
-    notices = [*batches.notices, *discrepancy.notices, *_few_rows(observations, results)]
+    notices += [*batches.notices, *discrepancy.notices, *_few_rows(observations, results)]
     if batches.random:
-        notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
+        notices.append(
+            "The calibration data are random: sizes and latency are real, losses and answers are not."
+        )
     report = Report(
         before=_size(graph, info, macs_per_row(graph, first, where)),
         after=_size(after, file_info(pruned), macs_per_row(after, first, where)),

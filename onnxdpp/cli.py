@@ -20,7 +20,7 @@ from onnxdpp.errors import UsageError
 PLAIN_WIDTH = 120  # of tables that go into a file or a pipe
 
 
-class _Beta(click.ParamType):
+class _Beta(click.ParamType[float | None]):
     name = "auto|FLOAT"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
@@ -75,18 +75,34 @@ def inspect(model: str, as_json: bool, debug: bool) -> None:
 @click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge", help="What is dropped.")
 @click.option("--method", default="dpp", show_default=True, metavar="dpp|dpp-sample|importance|random")
 @click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear", help="Of the DPP.")
-@click.option("--beta", type=_Beta(), default="auto", show_default=True, help="Of the rbf kernel; 10 is the papers'.")
-@click.option("--epsilon", type=float, default=0.01, show_default=True, help="Added to the kernel's diagonal.")
 @click.option(
-    "--refit", default="affine", show_default=True, metavar="affine|linear|none", help="linear is the papers'."
+    "--beta", type=_Beta(), default="auto", show_default=True, help="Of the rbf kernel; 10 is the papers'."
 )
 @click.option(
-    "--layer", "layers", multiple=True, metavar="PATTERN[=KEEP]", help="Prune only these; the last match decides."
+    "--epsilon", type=float, default=0.01, show_default=True, help="Added to the kernel's diagonal."
+)
+@click.option(
+    "--refit",
+    default="affine",
+    show_default=True,
+    metavar="affine|linear|none",
+    help="linear is the papers'.",
+)
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    metavar="PATTERN[=KEEP]",
+    help="Prune only these; the last match decides.",
 )
 @click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these layers alone.")
-@click.option("--round-to", type=int, default=1, show_default=True, metavar="N", help="Widths become multiples of N.")
+@click.option(
+    "--round-to", type=int, default=1, show_default=True, metavar="N", help="Widths become multiples of N."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
+@click.option(
+    "--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run."
+)
 @click.option("--batch-size", type=int, metavar="N", help="Rows in one run.  [default: 256, or the model's]")
 @click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
 @click.option("--report", metavar="FILE.json", help="Write the report there.")
@@ -161,4 +177,6 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
 
 def _log(debug: bool) -> None:
     if debug:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s", force=True)
+        logging.basicConfig(
+            level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s", force=True
+        )

@@ -37,7 +37,9 @@ def _float_tensors(model: ModelProto) -> Iterable[TensorProto]:
         yield from (sparse.values for sparse in graph.sparse_initializer if sparse.values.data_type in FLOATS)
     for node in nodes:
         if node.op_type == "Constant" and node.domain in ONNX_DOMAINS:
-            yield from (entry.t for entry in node.attribute if entry.t.data_type in FLOATS and entry.name == "value")
+            yield from (
+                entry.t for entry in node.attribute if entry.t.data_type in FLOATS and entry.name == "value"
+            )
 
 
 def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
@@ -101,10 +103,9 @@ class _Sums:
         self.largest = max(self.largest, float(np.abs(gap).max(initial=0.0)))
 
     def result(self) -> dict[str, float | None]:
-        if self.power > 0:
-            relative = float(np.sqrt(self.difference / self.power))
-        else:
-            relative = 0.0 if self.difference == 0 else None
+        relative: float | None = 0.0
+        if self.difference > 0:
+            relative = float(np.sqrt(self.difference / self.power)) if self.power > 0 else None
         return {"relative_l2": relative, "max_abs": self.largest}
 
 
@@ -150,7 +151,9 @@ def compare(
     """
     before, after = Session(original.model, provider), Session(pruned, provider)
     if (before.inputs, before.outputs) != (after.inputs, after.outputs):
-        raise ModelError("The pruned model would have other inputs or outputs than the original. No file was written.")
+        raise ModelError(
+            "The pruned model would have other inputs or outputs than the original. No file was written."
+        )
     sums: dict[str, _Sums] = {}
     agreed: dict[str, list[int]] = {}
     result = Discrepancy()
@@ -167,7 +170,9 @@ def compare(
         for position, name in compared:
             a, b = old[position], new[position]
             if a.shape != b.shape:
-                raise ModelError(f"Output {quoted(name)} would be {b.shape} instead of {a.shape}. No file was written.")
+                raise ModelError(
+                    f"Output {quoted(name)} would be {b.shape} instead of {a.shape}. No file was written."
+                )
             if a.dtype.kind == "f":
                 sums.setdefault(name, _Sums()).add(*_finite(name, batch, a, b))
             else:

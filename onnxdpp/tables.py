@@ -46,7 +46,9 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
     if report["discrepancy"]:
         table = _table("output", "relative L2", "max abs", "agreement")
         for name, values in report["discrepancy"].items():
-            table.add_row(_safe(name), *(_number(values.get(key)) for key in ("relative_l2", "max_abs", "agreement")))
+            table.add_row(
+                _safe(name), *(_number(values.get(key)) for key in ("relative_l2", "max_abs", "agreement"))
+            )
         yield table
     if report["refusals"]:
         yield _refusals("left alone", ((entry["name"], entry["reason"]) for entry in report["refusals"]))

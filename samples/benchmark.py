@@ -172,6 +172,8 @@ def compute(
     missing = [cell for cell in cells if cell not in results]
     print(f"{len(cells) - len(missing)} results cached, {len(missing)} to compute", file=sys.stderr)
     failures = {}
+    if cache.exists() and not cache.read_bytes().endswith(b"\n"):
+        cache.write_bytes(cache.read_bytes() + b"\n")  # or the next line would be lost with the one cut short
     # spawn: a session of onnxruntime in the parent does not survive a fork
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool, cache.open("a") as file:
         futures = {pool.submit(run, case, cell): cell for cell in missing}
@@ -221,14 +223,16 @@ def table(arguments: argparse.Namespace, case: Case, results: dict[Cell, dict[st
     with np.load(case.test) as arrays:
         rows = len(arrays["labels"])
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxdpp", "onnx", "numpy", "scipy"))
+    dense = 100 * accuracy(onnx.load(case.model), case.test)
+    last = arguments.seeds - 1
+    seeds = f"0 to {last} (mean ± sample standard deviation)" if last else "0"
     lines = [
         f"# Test accuracy in per cent after pruning: {case.model.resolve().parent.name}",
         "",
         f"- command: `python samples/benchmark.py {without_places(sys.argv[1:])}`",
-        f"- machine: {processor()}; Python {platform.python_version()}, {versions}, "
-        f"onnxruntime {ort.__version__}",
-        f"- dense: {100 * accuracy(onnx.load(case.model), case.test):.2f} on {rows} test rows",
-        f"- seeds: 0 to {arguments.seeds - 1} for methods that draw: mean ± sample standard deviation",
+        f"- machine: {processor()}; Python {platform.python_version()}, {versions}, onnxruntime {ort.__version__}",
+        f"- dense: {dense:.2f} on {rows} test rows (one row is {100 / rows:.2g})",
+        f"- seeds: {seeds} for methods that draw",
     ]
     for unit, refit in itertools.product(arguments.unit, arguments.refit):
         lines += [

@@ -128,9 +128,7 @@ def main() -> None:
     for name, each in found.items():
         figures = [middle(name, field) for field in ("process", "work", "peak")]
         print(f"| {name} | {each[0].rows} | {figures[0]:.2f} | {figures[1]:.2f} | {figures[2] / 1e6:.0f} |")
-    process, work = (
-        middle("prune, all rows", field) / middle("plain pass", field) for field in ("process", "work")
-    )
+    process, work = (middle("prune, all rows", field) / middle("plain pass", field) for field in ("process", "work"))
     peak = middle("prune, all rows", "peak") / middle("prune, few rows", "peak")
     print(f"\n- passes: {work:.2f} (work), {process:.2f} (process)")
     print(f"- peak memory, all rows / few rows: {peak:.3f}")

@@ -64,8 +64,7 @@ def accuracy(parameters: Parameters, x: Array, labels: Labels) -> float:
     """Return the fraction of rows of `x` whose largest logit is at the label."""
     blocks = range(0, len(x), 4096)
     hits = sum(
-        int((activations(parameters, x[i : i + 4096])[-1].argmax(1) == labels[i : i + 4096]).sum())
-        for i in blocks
+        int((activations(parameters, x[i : i + 4096])[-1].argmax(1) == labels[i : i + 4096]).sum()) for i in blocks
     )
     return hits / len(x)
 
@@ -129,9 +128,7 @@ def to_onnx(parameters: Parameters, name: str) -> onnx.ModelProto:
         initializers.append(numpy_helper.from_array(weight, f"{fc}.weight"))
         initializers.append(numpy_helper.from_array(bias, f"{fc}.bias"))
         out = "logits" if layer == last else f"{fc}.out"
-        nodes.append(
-            helper.make_node("Gemm", [value, f"{fc}.weight", f"{fc}.bias"], [out], name=fc, transB=1)
-        )
+        nodes.append(helper.make_node("Gemm", [value, f"{fc}.weight", f"{fc}.bias"], [out], name=fc, transB=1))
         if layer < last:
             value = f"sigmoid{layer}.out"
             nodes.append(helper.make_node("Sigmoid", [out], [value], name=f"sigmoid{layer}"))

@@ -19,6 +19,7 @@ References
 """
 
 from collections.abc import Callable
+from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,27 +116,28 @@ def maximise_by_columns(
     factor = np.empty((k, n))  # rows of the Cholesky factor, all n columns of each
     chosen = np.empty(k, dtype=np.intp)
     for t in range(k):
-        largest = float(residual.max())
+        pivot, largest = _largest(residual, contribution)
         if largest <= _FLAT * epsilon:
             chosen[t:] = _by_contribution(contribution, chosen[:t])[: k - t]
             break
-        pivot = _largest(residual, largest, contribution)
         chosen[t] = pivot
-        if t + 1 == k:
-            break
         row = factor[t]
-        np.subtract(column(pivot), factor[:t, pivot] @ factor[:t], out=row)
-        # epsilon is on the diagonal of L alone, and the pivot leaves: its own entry needs none.
-        row /= np.sqrt(residual[pivot])
-        residual -= np.square(row)
-        residual[chosen[: t + 1]] = -np.inf
+        np.dot(factor[:t, pivot], factor[:t], out=row)
+        # epsilon stands on the diagonal of L alone, and the pivot's own entry is not needed again.
+        np.subtract(column(pivot), row, out=row)
+        row /= sqrt(largest)
+        residual -= row * row
+        residual[pivot] = -np.inf
     _check_residuals(residual, epsilon, scale)
     return chosen
 
 
-def _largest(residual: Array, largest: float, contribution: Array) -> int:
-    tied = np.flatnonzero(residual >= largest * (1.0 - _TIE))
-    return int(tied[np.argmax(contribution[tied])])
+def _largest(residual: Array, contribution: Array) -> tuple[int, float]:
+    """The pivot and its residual; among equals the larger contribution, then the lower index."""
+    largest = residual[residual.argmax()]
+    (tied,) = (residual >= largest * (1.0 - _TIE)).nonzero()
+    pivot = int(tied[contribution[tied].argmax()] if len(tied) > 1 else tied[0])
+    return pivot, float(residual[pivot])
 
 
 def _by_contribution(contribution: Array, chosen: Indices) -> Indices:

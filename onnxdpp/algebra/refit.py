@@ -127,7 +127,8 @@ def squared_error(moments: Moments, fit: Fit) -> Matrix:
     if fit.intercept is not None:
         bias = fit.intercept
         error += bias * (bias + 2 * (moments.mean_x @ weights - moments.mean_y))
-    return np.maximum(error, 0.0)
+    error = np.maximum(error, 0.0)
+    return error
 
 
 def relative_loss(parts: Iterable[tuple[Moments, Fit]]) -> float | None:

@@ -41,13 +41,18 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_provider(wish: str) -> str:
-    """Where models will run: ``cpu`` or ``cuda``.
+def choose_provider(wish: str) -> tuple[str, list[str]]:
+    """Where models will run.
 
     Parameters
     ----------
     wish : {"auto", "cpu", "cuda"}
         ``auto`` takes CUDA where a session really runs on it, else the CPU.
+
+    Returns
+    -------
+    str, list of str
+        ``cpu`` or ``cuda``, and what there is to say of the choice: one line for ``auto``.
 
     Raises
     ------
@@ -55,13 +60,13 @@ def choose_provider(wish: str) -> str:
         If `wish` is ``cuda`` and no session runs on it.
     """
     if wish == "cpu":
-        return "cpu"
+        return "cpu", []
     reason = _why_no_cuda()
-    if reason is None:
-        return "cuda"
     if wish == "cuda":
-        raise MachineError(f"No onnxruntime session runs on CUDA: {reason}. Use --provider cpu, or auto.")
-    return "cpu"
+        if reason is not None:
+            raise MachineError(f"No onnxruntime session runs on CUDA: {reason}. Use --provider cpu, or auto.")
+        return "cuda", []
+    return ("cuda", ["Runs on CUDA."]) if reason is None else ("cpu", [f"Runs on the CPU: {reason}."])
 
 
 @cache
@@ -145,8 +150,12 @@ class Session:
             )
         except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
-        self.inputs = tuple((value.name, value.type, tuple(value.shape)) for value in self._session.get_inputs())
-        self.outputs = tuple((value.name, value.type, tuple(value.shape)) for value in self._session.get_outputs())
+        self.inputs = tuple(
+            (value.name, value.type, tuple(value.shape)) for value in self._session.get_inputs()
+        )
+        self.outputs = tuple(
+            (value.name, value.type, tuple(value.shape)) for value in self._session.get_outputs()
+        )
 
     def run(self, batch: Batch) -> list[Array]:
         """The outputs for one batch, in the order of the model's outputs."""
@@ -154,7 +163,11 @@ class Session:
         try:
             outputs: list[Array] = self._session.run(None, feeds)
         except Exception as error:
-            rows = f"rows {batch.first} to {batch.first + batch.rows - 1}" if batch.rows > 1 else f"row {batch.first}"
+            rows = (
+                f"rows {batch.first} to {batch.first + batch.rows - 1}"
+                if batch.rows > 1
+                else f"row {batch.first}"
+            )
             raise DataError(f"onnxruntime fails on {rows} of the data: {first_line(error)}") from error
         return outputs
 
@@ -228,7 +241,12 @@ class Observer:
     """
 
     def __init__(
-        self, original: Graph, current: Graph, taps: Sequence[tuple[str, int]], batches: Batches, provider: str
+        self,
+        original: Graph,
+        current: Graph,
+        taps: Sequence[tuple[str, int]],
+        batches: Batches,
+        provider: str,
     ) -> None:
         self._taps = tuple(name for name, _ in taps)
         fed = {value.name for value in current.inputs}

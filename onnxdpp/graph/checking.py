@@ -79,8 +79,7 @@ def check_model(model: ModelProto, name: str) -> None:
         for label, tensor in all_tensors(model):
             _check_tensor(tensor, label)
         _check_functions(model)
-        nodes = sorted_nodes(model.graph)
-        _check_with_onnx(skeleton(model, nodes))
+        _check_with_onnx(model, sorted_nodes(model.graph))
     except ModelError as flaw:
         raise ModelError(f"Model {quoted(name)}: {flaw}") from flaw.__cause__
 
@@ -121,9 +120,7 @@ def sorted_nodes(graph: GraphProto) -> list[NodeProto]:
     for index, node in enumerate(graph.node):
         for value in filter(None, node.output):
             if value in writer or value in given:
-                raise ModelError(
-                    f"Value {quoted(value)} is written more than once, by {described(node)} too."
-                )
+                raise ModelError(f"Value {quoted(value)} is written more than once, by {described(node)} too.")
             writer[value] = index
     reads: dict[int, set[int]] = {}
     for index, node in enumerate(graph.node):
@@ -271,12 +268,13 @@ def _key(domain: str, name: str, overload: str) -> tuple[str, str, str]:
     return ("" if domain in _DEFAULT_DOMAINS else domain, name, overload)
 
 
-def _check_with_onnx(skeleton: ModelProto) -> None:
+def _check_with_onnx(model: ModelProto, nodes: list[NodeProto]) -> None:
+    light = skeleton(model, nodes)
     try:
-        onnx.checker.check_model(skeleton, full_check=True)
+        for sparse in model.graph.sparse_initializer:
+            onnx.checker.check_sparse_tensor(sparse)
+        onnx.checker.check_model(light, full_check=True)
     except Exception as error:  # ValidationError, InferenceError, and whatever else native code throws
         message = " ".join(str(error).partition("==> Context")[0].split())
         message = message.removeprefix("[ShapeInferenceError] Inference error(s): ")
-        raise ModelError(
-            f"onnx.checker refuses it: {quoted(message.rstrip('.'), limit=400)[1:-1]}."
-        ) from error
+        raise ModelError(f"onnx.checker refuses it: {quoted(message.rstrip('.'), limit=400)[1:-1]}.") from error

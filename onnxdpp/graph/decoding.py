@@ -25,9 +25,7 @@ _SIGNATURES = (
 )
 
 
-_DAMAGED = (
-    "no ONNX model, or one that is cut short, damaged or followed by other bytes. Copy or export it again"
-)
+_DAMAGED = "no ONNX model, or one that is cut short, damaged or followed by other bytes. Copy or export it again"
 
 
 class NotAModelError(ValueError):

@@ -115,7 +115,9 @@ class Graph:
             return f"{quoted(name)} is also a graph input, so that callers may override it"
         tensor = self.tensor(name)
         if tensor is not None:
-            return f"{quoted(name)} lies in external data (not supported yet)" if is_external(tensor) else None
+            return (
+                f"{quoted(name)} lies in external data (not supported yet)" if is_external(tensor) else None
+            )
         if self.constant_node(name) is not None:
             return None
         index = self.producer.get(name)

@@ -197,7 +197,9 @@ def _layer(graph: Graph, start: Projection, names: dict[int, str]) -> Layer:
         node = graph.nodes[index]
         if index in names and [slot for slot, name in enumerate(node.input) if name in carrying] == [0]:
             consumer = _consumer(graph, index, names[index], n)
-            consumers.append((consumer, WeightAxis(consumer.weight, int(consumer.transposed), np.arange(n)[:, None])))
+            consumers.append(
+                (consumer, WeightAxis(consumer.weight, int(consumer.transposed), np.arange(n)[:, None]))
+            )
             continue
         followers += _pass_on(graph, index, carrying, axis, n)
         for name in node.output:
@@ -352,7 +354,9 @@ QUANTIZED = ("QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QG
 
 def _refuse_unknown(graph: Graph) -> list[Refusal]:
     """Nodes with weights that onnxdpp does not prune (yet), each with its reason."""
-    reasons = ((name, _why_unknown(graph, node)) for name, node in zip(_names(graph), graph.nodes, strict=True))
+    reasons = (
+        (name, _why_unknown(graph, node)) for name, node in zip(_names(graph), graph.nodes, strict=True)
+    )
     return [Refusal(name, reason) for name, reason in reasons if reason is not None]
 
 

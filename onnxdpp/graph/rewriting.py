@@ -147,7 +147,9 @@ def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
                 node.attribute.remove(beta)
         else:
             before = names.fresh(f"{node.output[0]}_before_bias")
-            add = helper.make_node("Add", [before, bias], [node.output[0]], name=names.fresh(f"{node.name}_bias"))
+            add = helper.make_node(
+                "Add", [before, bias], [node.output[0]], name=names.fresh(f"{node.name}_bias")
+            )
             node.output[0] = before
             added[projection.node] = add
     if added:
@@ -175,7 +177,9 @@ class _Names:
         for node in walk(proto):
             self.taken |= {node.name, *node.input, *node.output}
             for body in bodies(node):
-                self.taken |= {tensor.name for tensor in body.initializer} | {value.name for value in body.input}
+                self.taken |= {tensor.name for tensor in body.initializer} | {
+                    value.name for value in body.input
+                }
 
     def fresh(self, wish: str) -> str:
         name, number = wish, 1
@@ -234,8 +238,10 @@ def _drop_unread(model: ModelProto, graph: Graph, candidates: set[str]) -> None:
     dead = candidates - read
     if not dead:
         return
-    for entries in (model.graph.initializer, model.graph.input, model.graph.value_info):
-        for entry in [entry for entry in entries if entry.name in dead]:
-            entries.remove(entry)
+    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in dead]:
+        model.graph.initializer.remove(tensor)
+    for values in (model.graph.input, model.graph.value_info):
+        for value in [value for value in values if value.name in dead]:
+            values.remove(value)
     for node in [node for node in model.graph.node if node.op_type == "Constant" and node.output[0] in dead]:
         model.graph.node.remove(node)

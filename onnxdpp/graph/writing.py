@@ -3,8 +3,9 @@
 They go to a hidden file in the same folder, ``.<name>.<pid>-<random>.onnxdpp``, which is locked (flock)
 while it is written; then fsync, rename, fsync of the folder. An interrupted, failed or killed writer leaves
 the old file as it was; what a killed one left behind is swept before the next write of the same file, known
-by its lock being free. The rename replaces a name: where that name was a symbolic or hard link, the other
-name keeps the old bytes. The mode follows the umask.
+by its process being gone (as seen from here: containers may share a folder) and its lock being free. The
+rename replaces a name: where that name was a symbolic or hard link, the other name keeps the old bytes. The
+mode follows the umask.
 """
 
 import contextlib
@@ -68,14 +69,27 @@ def _sync_folder(folder: Path) -> None:
 
 def _sweep(target: Path) -> None:
     """Remove temporary files of the same target whose writer is gone."""
-    pattern = re.compile(rf"\.{re.escape(_tag(target))}\.\d+-[0-9a-f]+\.onnxdpp")
+    pattern = re.compile(rf"\.{re.escape(_tag(target))}\.(\d{{1,9}})-[0-9a-f]+\.onnxdpp")
     with contextlib.suppress(OSError):  # a folder that may not be listed
         for path in target.parent.iterdir():
-            if pattern.fullmatch(path.name) and path.is_file():
+            match = pattern.fullmatch(path.name)
+            if match and path.is_file() and not _is_another_process(int(match[1])):
                 with contextlib.suppress(OSError):
                     with path.open("rb") as file:
                         _lock(file)
                     path.unlink()
+
+
+def _is_another_process(pid: int) -> bool:
+    if sys.platform == "win32" or pid == os.getpid():  # on Windows, asking would end it
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        return True
+    return True
 
 
 def _lock(file: BinaryIO) -> None:

@@ -34,9 +34,7 @@ EPOCHS = 300
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the digits sample and export it.", allow_abbrev=False)
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).resolve().parent, help="default: beside me"
-    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent, help="default: beside me")
     arguments = parser.parse_args()
 
     digits = load_digits()
