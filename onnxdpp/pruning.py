@@ -26,10 +26,10 @@ from threadpoolctl import threadpool_limits
 from onnxdpp.algebra.moments import Accumulator, Moments
 from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
 from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, neuron_beta
-from onnxdpp.errors import NothingToPrune, UsageError
+from onnxdpp.errors import DataError, NothingToPrune, UsageError
 from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.calibration import Block, Observer, cores
-from onnxdpp.graph.index import Graph
+from onnxdpp.graph.index import Graph, quoted
 from onnxdpp.graph.layers import Layer, Projection, Refusal, find_layers, find_projections
 from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, with_biases
 from onnxdpp.options import Options, count_to_keep
@@ -37,7 +37,9 @@ from onnxdpp.report import LayerResult
 
 Progress: TypeAlias = Callable[[str, float], None]
 
-LANES = 4  # accumulators that blocks go to in turn; a constant, so that sums do not depend on the machine
+# Accumulators that blocks go to in turn: constants, so that sums do not depend on the machine.
+LANES = 4
+WIDE = 4096  # inputs from which on there is one accumulator only, since each holds n² numbers
 
 
 @dataclass(frozen=True)
@@ -177,11 +179,12 @@ def _observe(
         assert tensor is not None
         taps[tap] = tensor.data_type
     observer = Observer(base, now, list(taps.items()), batches, provider)
-    lanes = [{tap: Accumulator(weights[tap], paired=observer.paired) for tap in taps} for _ in range(LANES)]
-    pending: list[Future[None] | None] = [None] * LANES
+    count = LANES if max(map(len, weights.values())) < WIDE else 1
+    lanes = [{tap: Accumulator(weights[tap], paired=observer.paired) for tap in taps} for _ in range(count)]
+    pending: list[Future[None] | None] = [None] * count
     done = 0
     for number, (batch, blocks) in enumerate(observer):
-        lane = number % LANES
+        lane = number % count
         if (before := pending[lane]) is not None:
             before.result()
         pending[lane] = executor.submit(_accumulate, lanes[lane], blocks)
@@ -193,6 +196,8 @@ def _observe(
     for other in lanes[1:]:
         for tap in taps:
             lanes[0][tap].merge(other[tap])
+    if not all(accumulator.count for accumulator in lanes[0].values()):
+        raise DataError(f"No observation reaches layer {quoted(target.name)}: its input is empty on these data.")
     return {tap: accumulator.moments() for tap, accumulator in lanes[0].items()}
 
 

@@ -32,6 +32,11 @@ class Accumulator:
     paired : bool
         Whether the rows of the original differ from those of the model as pruned so far.
 
+    Attributes
+    ----------
+    count : int
+        Rows so far.
+
     Notes
     -----
     Cost per row: n² flops (the symmetric half of XᵀX), and 4 n m more when paired. Memory: n² + n m float64.
@@ -41,7 +46,7 @@ class Accumulator:
         n, m = weights.shape
         self._weights = weights
         self._paired = paired
-        self._count = 0
+        self.count = 0
         self._sum_x = np.zeros(n)
         # One triangle, in the column order that BLAS adds to in place.
         self._squares = np.zeros((n, n), order="F")
@@ -70,11 +75,11 @@ class Accumulator:
                 self._cross += rows.T @ y
                 self._sum_y += y.sum(0)
                 self._power_y += np.einsum("ij,ij->j", y, y)
-        self._count += len(x)
+        self.count += len(x)
 
     def merge(self, other: Accumulator) -> None:
         """Add the rows of another accumulator of the same projection."""
-        self._count += other._count
+        self.count += other.count
         self._sum_x += other._sum_x
         self._squares += other._squares
         self._cross += other._cross
@@ -83,20 +88,21 @@ class Accumulator:
 
     def moments(self) -> Moments:
         """The means over all rows so far."""
-        if self._count == 0:
+        if self.count == 0:
             raise ValueError("no rows were added")
-        upper = np.triu(self._squares)
-        gram = (upper + np.triu(upper, 1).T) / self._count
-        mean_x = self._sum_x / self._count
+        gram = np.triu(self._squares, 1).T  # dsyrk leaves the other triangle zero
+        gram += self._squares
+        gram /= self.count
+        mean_x = self._sum_x / self.count
         if self._paired:
             cross, mean_y, power_y = (
-                part / self._count for part in (self._cross, self._sum_y, self._power_y)
+                part / self.count for part in (self._cross, self._sum_y, self._power_y)
             )
         else:
             cross = gram @ self._weights
             mean_y = mean_x @ self._weights
             power_y = np.einsum("ij,ij->j", self._weights, cross)
-        return Moments(self._count, self._weights, gram, mean_x, cross, mean_y, power_y)
+        return Moments(self.count, self._weights, gram, mean_x, cross, mean_y, power_y)
 
 
 @dataclass(frozen=True)

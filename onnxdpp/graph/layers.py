@@ -20,6 +20,7 @@ from onnxdpp.errors import ModelError
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, Use, attribute, bodies, quoted, walk
 from onnxdpp.graph.operators import constant_axis, elementwise
 
+FLOATS = (np.float16, np.float32, np.float64)
 OLDEST_OPSET = 7  # before it, broadcasting was asked for by attributes
 
 
@@ -276,9 +277,9 @@ def _projection(graph: Graph, index: int, name: str) -> Projection:
         left = graph.why_not_constant(node.input[0]) is None
         raise _Refused("its constant stands on the left" if left else f"its weight is not constant: {reason}")
     array = graph.array(value)
-    if array is None or array.ndim != 2 or array.dtype.kind != "f" or 0 in array.shape:
+    if array is None or array.ndim != 2 or array.dtype not in FLOATS or 0 in array.shape:
         shown = "of an unknown kind" if array is None else f"{array.dtype} {array.shape}"
-        raise _Refused(f"its weight {quoted(value)} is {shown}, not a float matrix")
+        raise _Refused(f"its weight {quoted(value)} is {shown}, not a matrix of float16, float32 or float64")
     if (other := graph.shared_with(weight)) is not None:
         raise _Refused(f"its weight {quoted(value)} is shared with {other}")
     gemm = node.op_type == "Gemm"

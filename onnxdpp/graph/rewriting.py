@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
+from onnxdpp.errors import ModelError
 from onnxdpp.graph.checking import sorted_nodes
-from onnxdpp.graph.index import Array, Graph, Use, bodies, walk
-from onnxdpp.graph.layers import Layer, Projection, WeightAxis
+from onnxdpp.graph.index import Array, Graph, Use, attribute, bodies, quoted, walk
+from onnxdpp.graph.layers import Projection, WeightAxis
 
 Edits: TypeAlias = dict[Use, Array]
 
@@ -79,12 +80,24 @@ def reweighted(
     """
     result = dict(edits)
     old = current(graph, edits, projection.weight)
-    result[projection.weight] = projection.stored(weights).astype(old.dtype)
+    result[projection.weight] = _narrowed(projection, projection.stored(weights), old)
     if intercept is not None:
         if projection.bias is None:
             raise ValueError(f"{projection.name!r} has no bias to hold an intercept")
         bias = current(graph, edits, projection.bias.use)
-        result[projection.bias.use] = (bias + intercept / projection.bias.factor).astype(bias.dtype)
+        result[projection.bias.use] = _narrowed(projection, bias + intercept / projection.bias.factor, bias)
+    return result
+
+
+def _narrowed(projection: Projection, array: NDArray[np.float64], old: Array) -> Array:
+    """`array` in the type of the constant that it replaces."""
+    with np.errstate(over="ignore"):
+        result = array.astype(old.dtype)
+    if not np.isfinite(result).all():
+        raise ModelError(
+            f"The refitted weights of {quoted(projection.name)} do not fit into {old.dtype}. "
+            "Keep more of its inputs, or take --refit none."
+        )
     return result
 
 
@@ -106,6 +119,8 @@ def apply(graph: Graph, edits: Mapping[Use, Array], changed: Collection[str] = (
     names = _Names(graph)
     for use, array in sorted(edits.items()):
         name = graph.name_at(use)
+        if _same(graph.array(name), array):
+            continue
         if graph.shared_with(use) is None:
             _overwrite(result, nodes, graph, name, array)
             stale.add(name)
@@ -122,49 +137,55 @@ def apply(graph: Graph, edits: Mapping[Use, Array], changed: Collection[str] = (
 
 
 def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
-    """A copy of the model in which each of `projections` has a bias, of zeros where there was none.
+    """A copy of the model in which each of `projections` has a bias with an entry per output, zero where it had none.
 
     A Gemm gets its third input (and beta 1 where beta was 0); behind a MatMul, or a Gemm whose third input is no
-    constant, an Add is put in, and the value keeps its name.
+    constant, an Add is put in, and the value keeps its name. A bias of one entry for all outputs is spread.
     """
-    result = ModelProto()
-    result.CopyFrom(graph.model)
+    wanted = list(projections)
+    spread = {part.bias.use: _spread(graph, part.bias.use, part.m) for part in wanted if part.bias is not None}
+    result = apply(graph, spread)
     names = _Names(graph)
-    added: dict[int, NodeProto] = {}
-    for projection in projections:
-        if projection.bias is not None:
+    behind: dict[int, NodeProto] = {}
+    for part in wanted:
+        if part.bias is not None:
             continue
-        node = result.graph.node[projection.node]
-        weight = graph.array(graph.name_at(projection.weight))
+        node = result.graph.node[part.node]
+        weight = graph.array(graph.name_at(part.weight))
         assert weight is not None
         bias = names.fresh(f"{node.input[1]}_bias")
-        _add_initializer(result, bias, np.zeros(projection.m, weight.dtype))
-        beta = next((entry for entry in node.attribute if entry.name == "beta"), None)
-        if node.op_type == "Gemm" and (not graph.name_at(Use(projection.node, 2)) or (beta and beta.f == 0)):
-            del node.input[2:]
+        _add_initializer(result, bias, np.zeros(part.m, weight.dtype))
+        unused = graph.name_at(Use(part.node, 2))
+        if node.op_type == "Gemm" and (not unused or attribute(node, "beta", 1.0) == 0):
+            kept = [entry for entry in node.attribute if entry.name != "beta"]
+            del node.input[2:], node.attribute[:]
             node.input.append(bias)
-            if beta:
-                node.attribute.remove(beta)
+            node.attribute.extend(kept)
+            _drop_unread(result, graph, {unused} & {tensor.name for tensor in graph.model.graph.initializer})
         else:
             before = names.fresh(f"{node.output[0]}_before_bias")
-            add = helper.make_node(
-                "Add", [before, bias], [node.output[0]], name=names.fresh(f"{node.name}_bias")
-            )
+            title = names.fresh(f"{node.name or bias}_add")
+            behind[part.node] = helper.make_node("Add", [before, bias], [node.output[0]], name=title)
             node.output[0] = before
-            added[projection.node] = add
-    if added:
+    if behind:
         nodes = list(result.graph.node)
         del result.graph.node[:]
         for index, node in enumerate(nodes):
             result.graph.node.append(node)
-            if index in added:
-                result.graph.node.append(added[index])
+            if index in behind:
+                result.graph.node.append(behind[index])
     return result
 
 
-def consumers_of(layers: Iterable[Layer]) -> list[Projection]:
-    """Every consumer of the layers."""
-    return [projection for layer in layers for projection, _ in layer.consumers]
+def _spread(graph: Graph, use: Use, m: int) -> Array:
+    """The bias at `use` with an entry for each of the m outputs along its last axis."""
+    bias = graph.array(graph.name_at(use))
+    assert bias is not None
+    return np.broadcast_to(bias, (*bias.shape[:-1], m))
+
+
+def _same(before: Array | None, after: Array) -> bool:
+    return before is not None and before.shape == after.shape and before.tobytes() == after.tobytes()
 
 
 class _Names:
