@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     code = _run(arguments)
     try:
         sys.stdout.flush()
-    except OSError:  # the reader has gone (`| head`): the work is done all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError as error:
+        code = _lost_output(error) or code
     sys.exit(code)
 
 
@@ -40,25 +40,28 @@ def _run(arguments: Sequence[str]) -> int:
         from onnxdpp.tables import reasons
 
         try:
-            cli.main(list(arguments), prog_name="onnxdpp", standalone_mode=False)
+            # What cli.main() does, less its own handling of errors: it ends with 1 when a reader has gone.
+            with cli.make_context("onnxdpp", list(arguments)) as context:
+                cli.invoke(context)
         except click.exceptions.Exit as exit_:
             return exit_.exit_code
-        except click.Abort:
-            return _fail("interrupted", INTERRUPTED)
-        except click.ClickException as error:
-            error.show(file=sys.stderr)
-            return error.exit_code
+        except click.UsageError as error:
+            if not arguments:  # the whole help is the message
+                with contextlib.suppress(OSError):
+                    error.show()
+                return error.exit_code
+            hint = f" Try '{error.ctx.command_path} --help'." if error.ctx else ""
+            return _fail(f"{error.format_message()}{hint}", error.exit_code)
         except NothingToPrune as error:
             _fail(str(error), error.exit_code)
-            for names, reason in reasons(error.refusals):
-                print(f"  {names}: {reason}", file=sys.stderr)
+            with contextlib.suppress(OSError):
+                for names, reason in reasons(error.refusals):
+                    print(f"  {names}: {reason}", file=sys.stderr)
             return error.exit_code
     except OnnxdppError as error:
         if debug:
             traceback.print_exc()
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except ImportError as error:
@@ -67,7 +70,19 @@ def _run(arguments: Sequence[str]) -> int:
         return _fail(f"A package cannot be imported: {error}. Run: pip install --upgrade onnxdpp", 5)
     except MemoryError:
         return _fail("Out of memory. A smaller --batch-size takes less.", 5)
+    except OSError as error:  # files are translated where they are used: what is left is standard output
+        if debug:
+            traceback.print_exc()
+        return _lost_output(error)
     return 0
+
+
+def _lost_output(error: OSError) -> int:
+    """Give standard output up; where only its reader has gone (`| head`), the work is done all the same."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    if isinstance(error, BrokenPipeError):
+        return 0
+    return _fail(f"Cannot write to standard output: {error.strerror or error}.", MachineError.exit_code)
 
 
 def _fail(message: str, code: int) -> int:
@@ -110,9 +125,7 @@ def _check_environment() -> None:
         )
     onnx = _installed("onnx")
     if onnx is None or tuple(int(part) for part in onnx.split(".")[:2]) < OLDEST_ONNX:
-        raise MachineError(
-            f"onnxdpp needs onnx >= 1.21, found {onnx or 'none'}. Run: pip install --upgrade onnx"
-        )
+        raise MachineError(f"onnxdpp needs onnx >= 1.21, found {onnx or 'none'}. Run: pip install --upgrade onnx")
 
 
 def _installed(name: str) -> str | None:

@@ -8,13 +8,12 @@ from importlib.metadata import version
 from os import PathLike
 from typing import Any, TypeAlias
 
-import onnxruntime
 from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 from onnxdpp.evaluation import compare, macs_per_row, parameters
 from onnxdpp.graph.batches import input_specs, open_batches
-from onnxdpp.graph.calibration import choose_provider
+from onnxdpp.graph.calibration import RUNTIME_VERSION, choose_provider
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import find_layers, find_projections
@@ -129,9 +128,7 @@ def prune(
     graph = Graph(in_order(proto))
     todo = plan(graph, options)
     where, notices = choose_provider(provider)
-    batches = open_batches(
-        calib, input_specs(graph.model), batch_size=batch_size, max_rows=max_rows, seed=seed
-    )
+    batches = open_batches(calib, input_specs(graph.model), batch_size=batch_size, max_rows=max_rows, seed=seed)
     pruned, results, observations = execute(graph, todo, options, batches, where, progress)
     check_model(pruned, "the pruned model")
     after = Graph(pruned)
@@ -139,9 +136,7 @@ def prune(
     first = next(iter(batches))
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(observations, results)]
     if batches.random:
-        notices.append(
-            "The calibration data are random: sizes and latency are real, losses and answers are not."
-        )
+        notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
     report = Report(
         before=_size(graph, info, macs_per_row(graph, first, where)),
         after=_size(after, file_info(pruned), macs_per_row(after, first, where)),
@@ -244,6 +239,6 @@ def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
-        "onnxruntime": onnxruntime.__version__,
+        "onnxruntime": RUNTIME_VERSION,
         **{name: version(name) for name in ("onnxdpp", "onnx", "numpy", "scipy")},
     }

@@ -7,7 +7,7 @@ prune, 5 environment, 130 interrupted.
 import logging
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,14 @@ import click
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from onnxdpp.errors import UsageError
+from onnxdpp.errors import MachineError, UsageError
 
 PLAIN_WIDTH = 120  # of tables that go into a file or a pipe
+LEAST_WIDTH = 60  # on a narrower terminal, lines wrap: better than tables without their numbers
 
 
 class _Beta(click.ParamType[float | None]):
-    name = "auto|FLOAT"
+    name = "beta"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
         if value is None or value == "auto":
@@ -32,15 +33,29 @@ class _Beta(click.ParamType[float | None]):
             self.fail(f"{value!r} is neither 'auto' nor a number.", param, ctx)
 
 
+@contextmanager
+def _importing() -> Iterator[None]:
+    """Packages that were built for another NumPy fail to load with any of these errors."""
+    try:
+        yield
+    except (ImportError, ValueError, AttributeError) as error:
+        raise MachineError(
+            f"A package cannot be imported: {error}. Run: pip install --upgrade --force-reinstall onnxdpp"
+        ) from error
+
+
 def _say(text: str) -> None:
-    click.echo(text, err=True)
+    with suppress(OSError):  # nobody reads it
+        click.echo(text, err=True)
 
 
 def _show(parts: Iterator[RenderableType]) -> None:
-    terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, width=None if terminal else PLAIN_WIDTH, highlight=False, markup=False)
-    for part in parts:
-        console.print(part)
+    console = Console(file=sys.stdout, highlight=False, markup=False)
+    console.width = max(console.width, LEAST_WIDTH) if sys.stdout.isatty() else PLAIN_WIDTH
+    for number, part in enumerate(parts):
+        if number:
+            console.print()
+        console.print(part, soft_wrap=isinstance(part, str))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -55,7 +70,8 @@ def cli() -> None:
 @click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
 def inspect(model: str, as_json: bool, debug: bool) -> None:
     """Show which layers of MODEL can be pruned, and why others cannot."""
-    from onnxdpp.api import inspect as run
+    with _importing():
+        from onnxdpp.api import inspect as run
     from onnxdpp.report import to_json
     from onnxdpp.tables import inspection_tables
 
@@ -76,10 +92,20 @@ def inspect(model: str, as_json: bool, debug: bool) -> None:
 @click.option("--method", default="dpp", show_default=True, metavar="dpp|dpp-sample|importance|random")
 @click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear", help="Of the DPP.")
 @click.option(
-    "--beta", type=_Beta(), default="auto", show_default=True, help="Of the rbf kernel; 10 is the papers'."
+    "--beta",
+    type=_Beta(),
+    default="auto",
+    show_default=True,
+    metavar="auto|B",
+    help="Of the rbf kernel; 10 is the papers'.",
 )
 @click.option(
-    "--epsilon", type=float, default=0.01, show_default=True, help="Added to the kernel's diagonal."
+    "--epsilon",
+    type=float,
+    default=0.01,
+    show_default=True,
+    metavar="E",
+    help="Added to the kernel's diagonal.",
 )
 @click.option(
     "--refit",
@@ -96,13 +122,9 @@ def inspect(model: str, as_json: bool, debug: bool) -> None:
     help="Prune only these; the last match decides.",
 )
 @click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these layers alone.")
-@click.option(
-    "--round-to", type=int, default=1, show_default=True, metavar="N", help="Widths become multiples of N."
-)
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option(
-    "--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run."
-)
+@click.option("--round-to", type=int, default=1, show_default=True, metavar="N", help="Widths become multiples of N.")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of draws and of random rows.")
+@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
 @click.option("--batch-size", type=int, metavar="N", help="Rows in one run.  [default: 256, or the model's]")
 @click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
 @click.option("--report", metavar="FILE.json", help="Write the report there.")
@@ -127,14 +149,18 @@ def prune(
 
     Patterns are case-sensitive globs on layer names, as `onnxdpp inspect` shows them.
     """
-    from onnxdpp.api import prune as run
-    from onnxdpp.graph.model import check_output, write_atomically
+    with _importing():
+        from onnxdpp.api import prune as run
+        from onnxdpp.graph.model import check_input, check_output, write_text
     from onnxdpp.report import to_json
     from onnxdpp.tables import prune_tables
 
     _log(debug)
     if output == "-":
         raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
+    if not calib:
+        raise UsageError("--calib is empty. Name the calibration data.")
+    check_input(model)
     source = Path(model)
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
     inputs = [source, *([] if calib.startswith("random:") else [Path(calib)])]
@@ -147,7 +173,7 @@ def prune(
     if not dry_run:
         result.save(out, force=force)
     if report is not None:
-        write_atomically(Path(report), to_json(result.report).encode())
+        write_text(report, to_json(result.report))
     if not quiet:
         for notice in result.report["notices"]:
             _say(f"note: {notice}")
@@ -177,6 +203,4 @@ def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
 
 def _log(debug: bool) -> None:
     if debug:
-        logging.basicConfig(
-            level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s", force=True
-        )
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s", force=True)

@@ -1,6 +1,6 @@
 """Two models, one data set: what they cost and how far their answers lie apart."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,7 +9,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxdpp.errors import ModelError, OnnxdppError
 from onnxdpp.graph.batches import Batch, Batches
 from onnxdpp.graph.calibration import Session
-from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, bodies, is_external, quoted, walk
+from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph
+from onnxdpp.graph.walking import all_tensors, is_external, quoted
 
 FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 COUNTED = ("Gemm", "MatMul", "Conv", "ConvTranspose")
@@ -22,24 +23,12 @@ def parameters(model: ModelProto) -> tuple[int, int]:
     count as not zero.
     """
     total = nonzero = 0
-    for tensor in _float_tensors(model):
-        size = int(np.prod(tensor.dims, dtype=np.int64))
-        total += size
-        nonzero += size if is_external(tensor) else int(np.count_nonzero(numpy_helper.to_array(tensor)))
+    for _, tensor in all_tensors(model):
+        if tensor.data_type in FLOATS:
+            size = int(np.prod(tensor.dims, dtype=np.int64))
+            total += size
+            nonzero += size if is_external(tensor) else int(np.count_nonzero(numpy_helper.to_array(tensor)))
     return total, nonzero
-
-
-def _float_tensors(model: ModelProto) -> Iterable[TensorProto]:
-    graphs = [model.graph, *(body for node in walk(model.graph) for body in bodies(node))]
-    nodes = [*walk(model.graph), *(node for function in model.functions for node in function.node)]
-    for graph in graphs:
-        yield from (tensor for tensor in graph.initializer if tensor.data_type in FLOATS)
-        yield from (sparse.values for sparse in graph.sparse_initializer if sparse.values.data_type in FLOATS)
-    for node in nodes:
-        if node.op_type == "Constant" and node.domain in ONNX_DOMAINS:
-            yield from (
-                entry.t for entry in node.attribute if entry.t.data_type in FLOATS and entry.name == "value"
-            )
 
 
 def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
@@ -151,9 +140,7 @@ def compare(
     """
     before, after = Session(original.model, provider), Session(pruned, provider)
     if (before.inputs, before.outputs) != (after.inputs, after.outputs):
-        raise ModelError(
-            "The pruned model would have other inputs or outputs than the original. No file was written."
-        )
+        raise ModelError("The pruned model would have other inputs or outputs than the original. No file was written.")
     sums: dict[str, _Sums] = {}
     agreed: dict[str, list[int]] = {}
     result = Discrepancy()
@@ -170,9 +157,7 @@ def compare(
         for position, name in compared:
             a, b = old[position], new[position]
             if a.shape != b.shape:
-                raise ModelError(
-                    f"Output {quoted(name)} would be {b.shape} instead of {a.shape}. No file was written."
-                )
+                raise ModelError(f"Output {quoted(name)} would be {b.shape} instead of {a.shape}. No file was written.")
             if a.dtype.kind == "f":
                 sums.setdefault(name, _Sums()).add(*_finite(name, batch, a, b))
             else:

@@ -29,9 +29,10 @@ from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, n
 from onnxdpp.errors import DataError, NothingToPrune, UsageError
 from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.calibration import Block, Observer, cores
-from onnxdpp.graph.index import Graph, quoted
+from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer, Projection, Refusal, find_layers, find_projections
 from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, with_biases
+from onnxdpp.graph.walking import quoted
 from onnxdpp.options import Options, count_to_keep
 from onnxdpp.report import LayerResult
 

@@ -140,9 +140,7 @@ class Inspection:
             "opset": self.opset,
             "producer": self.producer,
             "layers": [asdict(layer) for layer in self.layers],
-            "refusals": [
-                {"name": name, "unit": unit, "reason": reason} for name, unit, reason in self.refusals
-            ],
+            "refusals": [{"name": name, "unit": unit, "reason": reason} for name, unit, reason in self.refusals],
             "versions": self.versions,
         }
 

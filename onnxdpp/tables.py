@@ -22,7 +22,7 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
     out : Path or None
         The file written; None in a dry run.
     """
-    table = _table("layer", "width", "kept", "loss before refit", "loss", "seconds")
+    table = _table("layer", "width", "kept", "loss before\nrefit", "loss", "seconds")
     for layer in report["layers"]:
         table.add_row(
             _safe(layer["name"]),
@@ -44,16 +44,16 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
         table.add_row(title, *_pair(before[key], after[key]))
     yield table
     if report["discrepancy"]:
-        table = _table("output", "relative L2", "max abs", "agreement")
+        titles = {"relative_l2": "relative L2", "max_abs": "max abs", "agreement": "agreement"}
+        shown = [key for key in titles if any(key in values for values in report["discrepancy"].values())]
+        table = _table("output", *(titles[key] for key in shown))
         for name, values in report["discrepancy"].items():
-            table.add_row(
-                _safe(name), *(_number(values.get(key)) for key in ("relative_l2", "max_abs", "agreement"))
-            )
+            table.add_row(_safe(name), *(_number(values.get(key)) for key in shown))
         yield table
     if report["refusals"]:
         yield _refusals("left alone", ((entry["name"], entry["reason"]) for entry in report["refusals"]))
     how = f"{report['rows']:,} calibration rows on {report['provider']}, seed {report['seed']}"
-    done = "dry run: nothing written" if out is None else f"wrote {_safe(str(out))}"
+    done = "dry run: nothing written" if out is None else f"wrote {_safe(str(out), 4096)}"
     yield f"{done} ({how}, {report['seconds']:.1f} s)"
 
 
@@ -107,10 +107,13 @@ def _refusals(title: str, refusals: Iterable[tuple[str, str]]) -> Table:
 
 
 def _table(*titles: str, text: int = 1) -> Table:
-    """A table whose first `text` columns hold words and the others numbers."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """A table whose first `text` columns hold words, which may be folded, and the others numbers, which are not."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, title in enumerate(titles):
-        table.add_column(Text(title), justify="left" if number < text else "right", overflow="fold")
+        if number < text:
+            table.add_column(Text(title), overflow="fold")
+        else:
+            table.add_column(Text(title), justify="right", no_wrap=True)
     return table
 
 

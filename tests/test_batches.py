@@ -267,7 +267,9 @@ def test_batches_put_together_are_the_chosen_rows_in_any_form(
 @given(count=st.integers(1, 40), size=st.integers(1, 50), kind=st.sampled_from("fdeqB?"))
 def test_random_rows_do_not_depend_on_the_batch_size(count: int, size: int, kind: str) -> None:
     spec = InputSpec("x", np.dtype(kind), ("batch", 3))
-    drawn = read(open_batches(f"random:{count}", [spec], batch_size=size, seed=5))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches_module, "_READ_AHEAD", 1)
+        drawn = read(open_batches(f"random:{count}", [spec], batch_size=size, seed=5))
     np.testing.assert_array_equal(drawn, read(open_batches(f"random:{count}", [spec], seed=5)))
     assert (drawn.dtype, drawn.shape) == (spec.dtype, (count, 3))
 
@@ -283,6 +285,13 @@ def test_feeds_are_native_c_ordered_and_of_the_models_dtype(tmp_path: Path) -> N
     for batch in open_batches(source, [X, MASK], batch_size=4):
         assert [batch.feeds[n].dtype.str for n in ("x", "mask")] == [F32.str, I64.str]
         assert batch.feeds["x"].flags.c_contiguous
+
+
+def test_fortran_ordered_values_are_fed_in_c_order() -> None:
+    data = np.asfortranarray(rows(10))
+    for batch in open_batches({"x": data}, [X], batch_size=4):
+        assert batch.feeds["x"].flags.c_contiguous
+        np.testing.assert_array_equal(batch.feeds["x"], data[batch.first :][: batch.rows])
 
 
 def test_big_endian_values_are_kept(tmp_path: Path) -> None:
@@ -370,6 +379,10 @@ def test_fixed_batch_with_fewer_rows_is_refused() -> None:
     assert refusal(DataError, {"x": rows(3)}, fixed(4)) == (
         "The data have 3 rows, too few: the model takes 4 at a time."
     )
+
+
+def test_fixed_batch_of_zero_takes_no_rows() -> None:
+    assert "wants shape (0, 3), the array has (8, 3)." in refusal(DataError, {"x": rows(8)}, fixed(0))
 
 
 def test_fixed_batch_of_random_rows_leaves_out_the_rest() -> None:
@@ -620,7 +633,8 @@ def test_rows_that_differ_in_the_last_one_give_no_notice() -> None:
 
 
 def test_equal_integers_beside_varying_rows_give_no_notice() -> None:
-    batches = open_batches({"x": rows(5), "mask": np.ones(5, np.int64)}, [X, MASK])
+    data: dict[str, Any] = {"x": rows(5), "mask": np.ones(5, np.int64)}
+    batches = open_batches(data, [X, MASK])
     read(batches)
     assert batches.notices == ()
 
@@ -670,6 +684,12 @@ def test_random_runs_have_declared_shapes_and_differ() -> None:
     runs = list(batches)
     assert [[f.shape for f in b.feeds.values()] for b in runs] == [[(32, 2), (2, 32, 3), ()]] * 3
     assert not (runs[0].feeds["x"] == runs[1].feeds["x"]).any()
+
+
+def test_random_runs_with_max_rows_are_the_first() -> None:
+    few, more = open_batches("random:9", STATE, max_rows=2), open_batches("random:9", STATE)
+    for one, other in zip(few, list(more)[:2], strict=True):
+        np.testing.assert_array_equal(one.feeds["x"], other.feeds["x"])
 
 
 def test_random_data_are_flagged() -> None:
@@ -808,6 +828,16 @@ def test_compressed_npz_with_overwritten_bytes_is_refused(tmp_path: Path, positi
     content[position : position + 20] = b"\xff" * 20
     (tmp_path / "c.npz").write_bytes(content)
     assert str(tmp_path / "c.npz") in refusal(DataError, tmp_path / "c.npz")
+
+
+def test_member_shorter_than_both_its_headers_say_is_refused(tmp_path: Path) -> None:
+    member = raw_npy("{'descr': '<f4', 'fortran_order': False, 'shape': (10000, 3)}\n", bytes(1200))
+    source = raw_npz(tmp_path / "c.npz", ("x.npy", member), method=zipfile.ZIP_DEFLATED)
+    content, declared = bytearray(source.read_bytes()), len(member) - 1200 + 120_000
+    for size_field in (22, content.index(b"PK\x01\x02") + 24):
+        content[size_field : size_field + 4] = struct.pack("<I", declared)
+    source.write_bytes(content)
+    assert "ends early" in refusal(DataError, source)
 
 
 def test_encrypted_member_is_refused(tmp_path: Path) -> None:

@@ -23,9 +23,7 @@ def check_likelihood(likelihood: NDArray[np.float64]) -> None:
         down, across = likelihood @ probe, probe @ likelihood
     if not np.isfinite(down).all():
         bad = np.argwhere(~np.isfinite(likelihood))
-        where = (
-            f"entry {tuple(bad[0].tolist())} is {likelihood[tuple(bad[0])]}" if len(bad) else "it overflows"
-        )
+        where = f"entry {tuple(bad[0].tolist())} is {likelihood[tuple(bad[0])]}" if len(bad) else "it overflows"
         raise ValueError(f"likelihood {likelihood.shape} must be finite; {where} ({len(bad)} such).")
     if np.abs(down - across).max() > _ASYMMETRY * np.abs(down).max():
         gap = np.abs(likelihood - likelihood.T)

@@ -76,9 +76,7 @@ class KDPPSampler:
         return kept
 
 
-def sample_k_dpp(
-    likelihood: Array, k: int, *, epsilon: float, rng: np.random.Generator, draws: int = 1
-) -> Indices:
+def sample_k_dpp(likelihood: Array, k: int, *, epsilon: float, rng: np.random.Generator, draws: int = 1) -> Indices:
     """Draw k items with probability proportional to ``det((L' + epsilon I)_S)``.
 
     Parameters

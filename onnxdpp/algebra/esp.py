@@ -49,9 +49,7 @@ def log_esp(values: ArrayLike, k: int) -> Array:
     """
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or not np.all(np.isfinite(numbers)) or np.any(numbers < 0):
-        raise ValueError(
-            f"values must be a vector of finite numbers >= 0, got shape {numbers.shape}: {numbers}."
-        )
+        raise ValueError(f"values must be a vector of finite numbers >= 0, got shape {numbers.shape}: {numbers}.")
     if k < 0:
         raise ValueError(f"k must be at least 0, got {k}.")
     logs = np.full(k + 1, -np.inf)

@@ -33,9 +33,7 @@ _TIE = 0.5e-9  # half a step of rounding to 1e-9 of the largest
 _FLAT = 1.1
 
 
-def maximise_k_dpp(
-    likelihood: Array, k: int, *, epsilon: float, contribution: Array | None = None
-) -> Indices:
+def maximise_k_dpp(likelihood: Array, k: int, *, epsilon: float, contribution: Array | None = None) -> Indices:
     """Choose k items that maximise ``det((L' + epsilon I)_S)``, greedily.
 
     Parameters

@@ -20,6 +20,8 @@ from scipy.linalg.blas import dsyrk
 
 Matrix = NDArray[np.float64]
 BLOCK = 2048  # rows converted to float64 at a time
+# A variance below this share of the mean square is rounding: the value is constant.
+ROUNDING = 1e-12
 
 
 class Accumulator:
@@ -95,9 +97,7 @@ class Accumulator:
         gram /= self.count
         mean_x = self._sum_x / self.count
         if self._paired:
-            cross, mean_y, power_y = (
-                part / self.count for part in (self._cross, self._sum_y, self._power_y)
-            )
+            cross, mean_y, power_y = (part / self.count for part in (self._cross, self._sum_y, self._power_y))
         else:
             cross = gram @ self._weights
             mean_y = mean_x @ self._weights
@@ -134,22 +134,37 @@ class Moments:
 
     @cached_property
     def covariance(self) -> Matrix:
-        """(n, n): G - mean_x mean_xᵀ, what an intercept leaves to be explained."""
+        """(n, n): G - mean_x mean_xᵀ, what an intercept leaves to be explained; exactly 0 at constant inputs."""
         centred: Matrix = self.gram - np.outer(self.mean_x, self.mean_x)
+        constant = self.variance_x == 0
+        centred[constant] = 0
+        centred[:, constant] = 0
         return centred
 
     @cached_property
     def cross_covariance(self) -> Matrix:
-        """(n, m): C - mean_x mean_yᵀ."""
+        """(n, m): C - mean_x mean_yᵀ; exactly 0 at constant inputs."""
         centred: Matrix = self.cross - np.outer(self.mean_x, self.mean_y)
+        centred[self.variance_x == 0] = 0
         return centred
 
-    @property
+    @cached_property
     def variance_x(self) -> Matrix:
-        """(n,): variance of each input, never negative."""
-        return np.maximum(np.diag(self.gram) - self.mean_x**2, 0.0)
+        """(n,): variance of each input; exactly 0 where it is no more than rounding."""
+        power = np.diag(self.gram)
+        return _beyond_rounding(power - self.mean_x**2, power)
 
-    @property
+    @cached_property
     def variance_y(self) -> Matrix:
-        """(m,): variance of each output of the original, never negative."""
-        return np.maximum(self.power_y - self.mean_y**2, 0.0)
+        """(m,): variance of each output of the original; exactly 0 where it is no more than rounding."""
+        return _beyond_rounding(self.power_y - self.mean_y**2, self.magnitude_y)
+
+    @cached_property
+    def magnitude_y(self) -> Matrix:
+        """(m,): at least E[y²], what rounding in it and in errors is relative to: its terms may cancel."""
+        terms = np.sqrt(np.diag(self.gram)) @ np.abs(self.weights)
+        return np.maximum(self.power_y, terms**2)
+
+
+def _beyond_rounding(variance: Matrix, power: Matrix) -> Matrix:
+    return np.where(variance > ROUNDING * power, variance, 0.0)

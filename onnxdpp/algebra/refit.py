@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
-from onnxdpp.algebra.moments import Matrix, Moments
+from onnxdpp.algebra.moments import ROUNDING, Matrix, Moments
 
 FORMS = ("affine", "linear", "none")
 # The linear form is the limit λ → 0, as near as a Cholesky in float64 can come to it.
@@ -127,8 +127,8 @@ def squared_error(moments: Moments, fit: Fit) -> Matrix:
     if fit.intercept is not None:
         bias = fit.intercept
         error += bias * (bias + 2 * (moments.mean_x @ weights - moments.mean_y))
-    error = np.maximum(error, 0.0)
-    return error
+    positive: Matrix = np.maximum(error, 0.0)
+    return positive
 
 
 def relative_loss(parts: Iterable[tuple[Moments, Fit]]) -> float | None:
@@ -143,13 +143,14 @@ def relative_loss(parts: Iterable[tuple[Moments, Fit]]) -> float | None:
     float or None
         0 is perfect, 1 as bad as a constant. None where the original's outputs do not vary, but the new ones err.
     """
-    error = variance = 0.0
+    error = variance = magnitude = 0.0
     for moments, fit in parts:
         error += float(squared_error(moments, fit).sum())
         variance += float(moments.variance_y.sum())
-    if error == 0:
-        return 0.0
-    return float(np.sqrt(error / variance)) if variance > 0 else None
+        magnitude += float(moments.magnitude_y.sum())
+    if variance > 0:
+        return float(np.sqrt(error / variance))
+    return 0.0 if error <= ROUNDING * magnitude else None
 
 
 def _centred(moments: Moments, form: str) -> tuple[Matrix, Matrix]:

@@ -127,9 +127,7 @@ def edge_beta(moments: Moments, rule: Rule) -> float | None:
     return _beta(rule, lambda: median_squared_distance(moments.gram, moments.weights))
 
 
-def choose_neurons(
-    observed: Sequence[Moments], k: int, rule: Rule, beta: float | None, seed: SeedSequence
-) -> Indices:
+def choose_neurons(observed: Sequence[Moments], k: int, rule: Rule, beta: float | None, seed: SeedSequence) -> Indices:
     """Choose the neurons of a layer that stay.
 
     Parameters

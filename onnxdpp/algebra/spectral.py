@@ -139,8 +139,7 @@ def checked_eigenvalues(eigenvalues: Array) -> Array:
     if lowest < -INDEFINITE * abs(largest) or largest < 0.0:
         shape = (len(eigenvalues),) * 2
         raise ValueError(
-            f"likelihood {shape} must be positive semidefinite; "
-            f"its eigenvalues go from {lowest:.3g} to {largest:.3g}."
+            f"likelihood {shape} must be positive semidefinite; its eigenvalues go from {lowest:.3g} to {largest:.3g}."
         )
     return np.maximum(eigenvalues, 0.0)
 

@@ -67,9 +67,7 @@ def npz_arrays(path: Path) -> dict[str, StoredArray]:
                     f"{where} has a member '{escaped(name)}' that is no .npy array. Save it with numpy.savez."
                 )
             if name in arrays:
-                raise DataError(
-                    f"{where} has two arrays named '{escaped(name)}'. Save it again with one of each name."
-                )
+                raise DataError(f"{where} has two arrays named '{escaped(name)}'. Save it again with one of each name.")
             with archive.open(entry) as member:
                 arrays[name] = _described(member, entry.file_size, path, entry.filename, stamp)
     if not arrays:
@@ -99,9 +97,7 @@ def _regular(path: Path, where: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _described(
-    stream: IO[bytes], size: int, path: Path, member: str | None, stamp: tuple[int, int]
-) -> StoredArray:
+def _described(stream: IO[bytes], size: int, path: Path, member: str | None, stamp: tuple[int, int]) -> StoredArray:
     shape, fortran, dtype, offset = _header(stream, member, path)
     array = StoredArray(path, member, shape, dtype, fortran, offset, stamp)
     declared = math.prod(shape) * dtype.itemsize
@@ -113,9 +109,7 @@ def _described(
     return array
 
 
-def _header(
-    stream: IO[bytes], member: str | None, path: Path
-) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def _header(stream: IO[bytes], member: str | None, path: Path) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     prefix = BytesIO(stream.read(_HEADER_PREFIX))
     where = located(path, member)
     try:

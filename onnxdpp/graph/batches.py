@@ -167,7 +167,7 @@ class Batches:
                         rows = slice(first - start, min(first + self._size, stop) - start)
                         feeds = {name: values[rows] for name, values in block.items()}
                         yield Batch(feeds, first, rows.stop - rows.start)
-        if not self.random and self.rows > 1:
+        if self.rows > 1:
             # Masks and token types are often the same in all rows: integers count only when nothing varies.
             nothing_varies = len(equal.names) == len(self._dtypes)
             self._equal = tuple(n for n in equal.names if nothing_varies or self._dtypes[n].kind == "f")
@@ -190,15 +190,11 @@ class Batches:
                 for name, taken in opened[1].items():
                     pieces[name].append(self._fed(part, name, taken(local), local))
                 rows = rows[inside:]
-            return {
-                name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in pieces.items()
-            }
+            return {name: found[0] if len(found) == 1 else np.concatenate(found) for name, found in pieces.items()}
 
         return take
 
-    def _fed(
-        self, part: Part, name: str, block: NDArray[Any], rows: NDArray[np.int64] | None
-    ) -> NDArray[Any]:
+    def _fed(self, part: Part, name: str, block: NDArray[Any], rows: NDArray[np.int64] | None) -> NDArray[Any]:
         try:
             values, rounded = converted(block, self._dtypes[name])
         except BadValue as bad:

@@ -18,8 +18,10 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxdpp.errors import DataError, MachineError, ModelError
 from onnxdpp.graph.batches import Batch, Batches
-from onnxdpp.graph.index import Array, Graph, bodies, free_names, quoted
+from onnxdpp.graph.index import Array, Graph
+from onnxdpp.graph.walking import quoted, read_names
 
+# Before the first import, so that no other module of onnxdpp imports onnxruntime.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime
@@ -31,6 +33,7 @@ import numpy as np
 log = logging.getLogger(__name__)
 onnxruntime.set_default_logger_severity(4)
 
+RUNTIME_VERSION: str = onnxruntime.__version__
 CUDA = "CUDAExecutionProvider"
 CPU = "CPUExecutionProvider"
 Providers = list[str | tuple[str, dict[str, str]]]
@@ -113,7 +116,7 @@ def _options() -> onnxruntime.SessionOptions:
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """onnxruntime reports some failures on file descriptor 1; keep them off our results."""
+    """Onnxruntime reports some failures on file descriptor 1; keep them off our results."""
     try:
         sys.stdout.flush()
         saved = os.dup(1)
@@ -150,12 +153,8 @@ class Session:
             )
         except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
-        self.inputs = tuple(
-            (value.name, value.type, tuple(value.shape)) for value in self._session.get_inputs()
-        )
-        self.outputs = tuple(
-            (value.name, value.type, tuple(value.shape)) for value in self._session.get_outputs()
-        )
+        self.inputs = tuple((value.name, value.type, tuple(value.shape)) for value in self._session.get_inputs())
+        self.outputs = tuple((value.name, value.type, tuple(value.shape)) for value in self._session.get_outputs())
 
     def run(self, batch: Batch) -> list[Array]:
         """The outputs for one batch, in the order of the model's outputs."""
@@ -163,11 +162,7 @@ class Session:
         try:
             outputs: list[Array] = self._session.run(None, feeds)
         except Exception as error:
-            rows = (
-                f"rows {batch.first} to {batch.first + batch.rows - 1}"
-                if batch.rows > 1
-                else f"row {batch.first}"
-            )
+            rows = f"rows {batch.first} to {batch.first + batch.rows - 1}" if batch.rows > 1 else f"row {batch.first}"
             raise DataError(f"onnxruntime fails on {rows} of the data: {first_line(error)}") from error
         return outputs
 
@@ -201,13 +196,9 @@ def part_before(graph: Graph, taps: Sequence[tuple[str, int]]) -> ModelProto:
         if index is None or index in needed:
             continue
         needed.add(index)
-        node = graph.nodes[index]
-        wanted.extend(node.input)
-        for body in bodies(node):
-            wanted.extend(free_names(body))
+        wanted.extend(read_names(graph.nodes[index]))
     nodes = [graph.nodes[index] for index in sorted(needed)]
-    read = {name for node in nodes for name in node.input}
-    read |= {name for node in nodes for body in bodies(node) for name in free_names(body)}
+    read = {name for node in nodes for name in read_names(node)}
     old = graph.model
     part = ModelProto(ir_version=old.ir_version)
     part.opset_import.extend(old.opset_import)
@@ -273,7 +264,7 @@ class Observer:
             if not np.isfinite(value).all():
                 raise DataError(
                     f"The value {quoted(tap)} is not finite (NaN or infinity) for rows {batch.first} to "
-                    f"{batch.first + batch.rows - 1} of the data. Leave these rows out, or skip the layers that read it."
+                    f"{batch.first + batch.rows - 1} of the data. Leave these rows out, or skip its layers."
                 )
             rows[tap] = value.reshape(-1, value.shape[-1])
         return rows

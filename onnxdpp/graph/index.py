@@ -4,7 +4,6 @@ The proto is read, never changed. Nodes are named by their position in ``model.g
 by where it is read, a `Use` (node, slot), since two readers of one tensor may come to need different tensors.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -12,7 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+
+from onnxdpp.graph.walking import captured_names, is_external, nodes_below, quoted, read_names
 
 Array: TypeAlias = NDArray[Any]
 
@@ -55,9 +56,8 @@ class Graph:
             for slot, name in enumerate(node.input):
                 if name:
                     self.uses.setdefault(name, []).append(Use(index, slot))
-            for body in bodies(node):
-                for name in free_names(body):
-                    self.captured.setdefault(name, index)
+            for name in captured_names(node):
+                self.captured.setdefault(name, index)
         self._initializers = {tensor.name: tensor for tensor in graph.initializer}
         self._sparse = {tensor.values.name for tensor in graph.sparse_initializer}
         listed = {value.name for value in graph.input}
@@ -115,9 +115,7 @@ class Graph:
             return f"{quoted(name)} is also a graph input, so that callers may override it"
         tensor = self.tensor(name)
         if tensor is not None:
-            return (
-                f"{quoted(name)} lies in external data (not supported yet)" if is_external(tensor) else None
-            )
+            return f"{quoted(name)} lies in external data (not supported yet)" if is_external(tensor) else None
         if self.constant_node(name) is not None:
             return None
         index = self.producer.get(name)
@@ -149,9 +147,7 @@ class Graph:
         """Values that differ from run to run: everything downstream of a random operator."""
         found: set[str] = set()
         for node in self.nodes:
-            inner = [part for body in bodies(node) for part in walk(body)]
-            reads = set(node.input).union(*(free_names(body) for body in bodies(node)))
-            if any(map(self._draws, [node, *inner])) or not found.isdisjoint(reads):
+            if any(map(self._draws, nodes_below([node]))) or not found.isdisjoint(read_names(node)):
                 found.update(name for name in node.output if name)
         return frozenset(found)
 
@@ -171,54 +167,9 @@ RANDOM = frozenset(
 )
 
 
-def is_external(tensor: TensorProto) -> bool:
-    """Whether the tensor's bytes lie in another file."""
-    return tensor.data_location == TensorProto.EXTERNAL
-
-
 def attribute(node: NodeProto, name: str, default: Any) -> Any:
     """Value of the attribute `name` of `node`, or `default`."""
     for entry in node.attribute:
         if entry.name == name:
             return onnx.helper.get_attribute_value(entry)
     return default
-
-
-def bodies(node: NodeProto) -> Iterator[GraphProto]:
-    """The subgraphs that a node carries (If, Loop, Scan)."""
-    for entry in node.attribute:
-        if entry.type == AttributeProto.GRAPH:
-            yield entry.g
-        elif entry.type == AttributeProto.GRAPHS:
-            yield from entry.graphs
-
-
-def walk(graph: GraphProto) -> Iterator[NodeProto]:
-    """All nodes of a graph and of the bodies inside it."""
-    for node in graph.node:
-        yield node
-        for body in bodies(node):
-            yield from walk(body)
-
-
-def free_names(body: GraphProto) -> set[str]:
-    """Names that a body reads from the graphs around it."""
-    known = {value.name for value in body.input} | {tensor.name for tensor in body.initializer}
-    known |= {tensor.values.name for tensor in body.sparse_initializer}
-    free: set[str] = set()
-    for node in body.node:
-        for inner in bodies(node):
-            free |= free_names(inner) - known
-        free |= {name for name in node.input if name and name not in known}
-        known.update(node.output)
-    # A body may give out an outer value as it is.
-    return free | {value.name for value in body.output if value.name and value.name not in known}
-
-
-def quoted(name: str, limit: int = 80) -> str:
-    """A name for messages: in quotes, control characters escaped, cut after `limit` characters.
-
-    >>> print(quoted("fc1"), quoted("a\\x1b[2J"))
-    'fc1' 'a\\x1b[2J'
-    """
-    return repr(name if len(name) <= limit else name[: limit - 1] + "…")

@@ -243,8 +243,7 @@ def _named(arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str)
     if extra:
         hint = _did_you_mean(extra[0], [spec.name for spec in inputs]) if len(inputs) > 1 else ""
         raise DataError(
-            f"{where} has an array '{escaped(extra[0])}', which is no input of the model.{hint} "
-            f"{expected(inputs)}"
+            f"{where} has an array '{escaped(extra[0])}', which is no input of the model.{hint} {expected(inputs)}"
         )
     return {spec.name: arrays[spec.name] for spec in inputs}
 

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto
 
 from onnxdpp.errors import ModelError
-from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, Use, attribute, bodies, quoted, walk
+from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, Use, attribute
 from onnxdpp.graph.operators import constant_axis, elementwise
+from onnxdpp.graph.walking import nodes_below, quoted
 
 FLOATS = (np.float16, np.float32, np.float64)
 OLDEST_OPSET = 7  # before it, broadcasting was asked for by attributes
@@ -198,9 +199,7 @@ def _layer(graph: Graph, start: Projection, names: dict[int, str]) -> Layer:
         node = graph.nodes[index]
         if index in names and [slot for slot, name in enumerate(node.input) if name in carrying] == [0]:
             consumer = _consumer(graph, index, names[index], n)
-            consumers.append(
-                (consumer, WeightAxis(consumer.weight, int(consumer.transposed), np.arange(n)[:, None]))
-            )
+            consumers.append((consumer, WeightAxis(consumer.weight, int(consumer.transposed), np.arange(n)[:, None])))
             continue
         followers += _pass_on(graph, index, carrying, axis, n)
         for name in node.output:
@@ -297,7 +296,7 @@ def _projection(graph: Graph, index: int, name: str) -> Projection:
         )
     transposed = gemm and bool(attribute(node, "transB", 0))
     n, m = array.shape[::-1] if transposed else array.shape
-    bias = _gemm_bias(graph, index) if gemm else _added_bias(graph, index, m)
+    bias = (_gemm_bias(graph, index) if gemm else None) or _added_bias(graph, index, m)
     return Projection(name, index, node.input[0], weight, transposed, scale, n, m, bias)
 
 
@@ -310,7 +309,7 @@ def _gemm_bias(graph: Graph, index: int) -> Bias | None:
 
 
 def _added_bias(graph: Graph, index: int, m: int) -> Bias | None:
-    """The constant that an Add or Sub alone adds to a MatMul's output."""
+    """The constant that an Add or Sub alone adds to the output of a MatMul, or of a Gemm without one of its own."""
     output = graph.nodes[index].output[0]
     uses = graph.uses.get(output, [])
     if len(uses) != 1 or output in graph.outputs or output in graph.captured:
@@ -355,9 +354,7 @@ QUANTIZED = ("QLinearConv", "QLinearMatMul", "MatMulInteger", "ConvInteger", "QG
 
 def _refuse_unknown(graph: Graph) -> list[Refusal]:
     """Nodes with weights that onnxdpp does not prune (yet), each with its reason."""
-    reasons = (
-        (name, _why_unknown(graph, node)) for name, node in zip(_names(graph), graph.nodes, strict=True)
-    )
+    reasons = ((name, _why_unknown(graph, node)) for name, node in zip(_names(graph), graph.nodes, strict=True))
     return [Refusal(name, reason) for name, reason in reasons if reason is not None]
 
 
@@ -372,7 +369,7 @@ def _why_unknown(graph: Graph, node: NodeProto) -> str | None:
         return f"{node.op_type} is not supported yet"
     if node.op_type in RECURRENT:
         return f"{node.op_type} is recurrent: its gates share one weight"
-    inner = [part.op_type for body in bodies(node) for part in walk(body)]
+    inner = [part.op_type for part in nodes_below([node])][1:]
     dense = sum(kind in ("Gemm", "MatMul", *CONVOLUTIONS, *RECURRENT) for kind in inner)
     if dense:
         return f"{dense} layers lie in the body of {node.op_type}, which is not looked into"

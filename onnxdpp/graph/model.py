@@ -105,10 +105,7 @@ def save_model(model: onnx.ModelProto, path: StrPath, *, force: bool = False) ->
     """
     data = _serialize(model)
     check_output(path, inputs=(), force=force)
-    try:
-        write_atomically(Path(path), data)
-    except (OSError, ValueError) as error:
-        raise MachineError(f"Cannot write {_shown(path)}: {_reason(error)}.") from error
+    _write(path, data)
     return FileInfo(hashlib.sha256(data).hexdigest(), len(data))
 
 
@@ -120,6 +117,23 @@ def file_info(model_or_path: onnx.ModelProto | StrPath) -> FileInfo:
     with _opened(model_or_path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return FileInfo(digest, file.tell())
+
+
+def write_text(path: StrPath, text: str) -> None:
+    """Write or replace a text file in UTF-8, atomically.
+
+    Raises
+    ------
+    MachineError
+        If the folder or the disk does not take the file; one that was there is untouched.
+    """
+    _write(path, text.encode())
+
+
+def check_input(path: StrPath) -> None:
+    """Refuse a model file that cannot be opened, with the ModelError that `load_model` would raise."""
+    with _opened(path):
+        pass
 
 
 def check_output(path: StrPath, *, inputs: Sequence[StrPath], force: bool) -> None:
@@ -228,6 +242,13 @@ def _check_external_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
 
 
 # Writing
+
+
+def _write(path: StrPath, data: bytes) -> None:
+    try:
+        write_atomically(Path(path), data)
+    except (OSError, ValueError) as error:
+        raise MachineError(f"Cannot write {_shown(path)}: {_reason(error)}.") from error
 
 
 def _serialize(model: onnx.ModelProto) -> bytes:

@@ -39,11 +39,7 @@ class Elementwise:
 def _not_in_training(graph: Graph, node: NodeProto) -> str | None:
     if graph.trains(node):
         return "may drop at random (training mode)"
-    if (
-        len(node.output) > 1
-        and node.output[1]
-        and (node.output[1] in graph.uses or node.output[1] in graph.outputs)
-    ):
+    if len(node.output) > 1 and node.output[1] and (node.output[1] in graph.uses or node.output[1] in graph.outputs):
         return "has its mask read"
     return None
 
@@ -72,11 +68,7 @@ def elementwise(graph: Graph, node: NodeProto) -> Elementwise | str:
         return f"is of the domain {node.domain!r}, which onnxdpp does not know"
     entry = OPERATORS.get(node.op_type)
     if entry is None:
-        return (
-            "mixes neurons"
-            if (node.domain, node.op_type) not in graph.functions
-            else "is a model-local function"
-        )
+        return "mixes neurons" if (node.domain, node.op_type) not in graph.functions else "is a model-local function"
     reason = entry.unless(graph, node)
     return entry if reason is None else reason
 

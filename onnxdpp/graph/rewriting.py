@@ -15,8 +15,9 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxdpp.errors import ModelError
 from onnxdpp.graph.checking import sorted_nodes
-from onnxdpp.graph.index import Array, Graph, Use, attribute, bodies, quoted, walk
+from onnxdpp.graph.index import Array, Graph, Use, attribute
 from onnxdpp.graph.layers import Projection, WeightAxis
+from onnxdpp.graph.walking import all_graphs, all_nodes, quoted
 
 Edits: TypeAlias = dict[Use, Array]
 
@@ -80,7 +81,10 @@ def reweighted(
     """
     result = dict(edits)
     old = current(graph, edits, projection.weight)
-    result[projection.weight] = _narrowed(projection, projection.stored(weights), old)
+    new = _narrowed(projection, projection.stored(weights), old)
+    # An alpha multiplied in and divided out again may cost the last bit of what stays as it was.
+    same = weights == projection.effective(old)
+    result[projection.weight] = np.where(same.T if projection.transposed else same, old, new)
     if intercept is not None:
         if projection.bias is None:
             raise ValueError(f"{projection.name!r} has no bias to hold an intercept")
@@ -145,12 +149,15 @@ def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
     wanted = list(projections)
     spread = {part.bias.use: _spread(graph, part.bias.use, part.m) for part in wanted if part.bias is not None}
     result = apply(graph, spread)
-    names = _Names(graph)
+    # A Constant node that lost its last reader is gone, and all nodes behind it have moved.
+    changed = Graph(result)
+    names = _Names(changed)
     behind: dict[int, NodeProto] = {}
     for part in wanted:
         if part.bias is not None:
             continue
-        node = result.graph.node[part.node]
+        position = changed.producer[graph.nodes[part.node].output[0]]
+        node = changed.nodes[position]
         weight = graph.array(graph.name_at(part.weight))
         assert weight is not None
         bias = names.fresh(f"{node.input[1]}_bias")
@@ -165,7 +172,7 @@ def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
         else:
             before = names.fresh(f"{node.output[0]}_before_bias")
             title = names.fresh(f"{node.name or bias}_add")
-            behind[part.node] = helper.make_node("Add", [before, bias], [node.output[0]], name=title)
+            behind[position] = helper.make_node("Add", [before, bias], [node.output[0]], name=title)
             node.output[0] = before
     if behind:
         nodes = list(result.graph.node)
@@ -192,15 +199,12 @@ class _Names:
     """Hands out names that nothing in the model uses yet."""
 
     def __init__(self, graph: Graph) -> None:
-        proto = graph.model.graph
-        self.taken = {value.name for value in (*proto.input, *proto.output, *proto.value_info)}
-        self.taken |= {tensor.name for tensor in proto.initializer}
-        for node in walk(proto):
-            self.taken |= {node.name, *node.input, *node.output}
-            for body in bodies(node):
-                self.taken |= {tensor.name for tensor in body.initializer} | {
-                    value.name for value in body.input
-                }
+        self.taken: set[str] = set()
+        for part in all_graphs(graph.model):
+            self.taken.update(value.name for value in (*part.input, *part.output, *part.value_info))
+            self.taken.update(tensor.name for tensor in part.initializer)
+        for node in all_nodes(graph.model):
+            self.taken.update((node.name, *node.input, *node.output))
 
     def fresh(self, wish: str) -> str:
         name, number = wish, 1

@@ -68,9 +68,7 @@ def random_parts(
 
     def array(position: int, spec: InputSpec, run: int) -> Array:
         if spec.shape is None:
-            raise DataError(
-                f"Input '{escaped(spec.name)}' has no declared shape, so none can be drawn for it."
-            )
+            raise DataError(f"Input '{escaped(spec.name)}' has no declared shape, so none can be drawn for it.")
         shape = tuple(dim if isinstance(dim, int) else FREE_DIMENSION for dim in spec.shape)
         return RandomArray((rows, *shape[1:]) if row_wise else shape, spec.feed_dtype, (seed, position, run))
 
@@ -80,9 +78,7 @@ def random_parts(
     ]
 
 
-def stored_parts(
-    source: Source, inputs: Sequence[InputSpec], *, row_wise: bool
-) -> tuple[list[Part], list[str]]:
+def stored_parts(source: Source, inputs: Sequence[InputSpec], *, row_wise: bool) -> tuple[list[Part], list[str]]:
     """Return the parts of data that exist, and notices about them.
 
     Raises
@@ -98,9 +94,7 @@ def stored_parts(
     for spec in inputs:
         dtypes = {part.arrays[spec.name].dtype for part in parts}
         if wider := sorted(str(dtype) for dtype in dtypes if rounds(dtype, spec.feed_dtype)):
-            notices.append(
-                f"Input '{escaped(spec.name)}': {' and '.join(wider)} data are rounded to {spec.dtype}."
-            )
+            notices.append(f"Input '{escaped(spec.name)}': {' and '.join(wider)} data are rounded to {spec.dtype}.")
     return parts, notices
 
 
@@ -118,16 +112,13 @@ def _arrays(
         for index, item in enumerate(source):
             where = f"Item {index} of the data"
             if not isinstance(item, Mapping):
-                raise DataError(
-                    f"{where} is of type {type(item).__name__}. It must be a dict of arrays by input name."
-                )
+                raise DataError(f"{where} is of type {type(item).__name__}. It must be a dict of arrays by input name.")
             yield where, _held(item, where)
         if index < 0:
             raise DataError("The data are an empty iterable.")
     else:
         raise DataError(
-            f"The data are of type {type(source).__name__}. "
-            f"Give a path, a dict of arrays by input name, or such dicts."
+            f"The data are of type {type(source).__name__}. Give a path, a dict of arrays by input name, or such dicts."
         )
 
 
@@ -145,9 +136,7 @@ def _files(path: Path, notices: list[str]) -> list[Path]:
     others = [escaped(name) for name in names if not name.lower().endswith((".npz", ".npy"))]
     if others:
         listed = ", ".join(others[:5]) + (", ..." if len(others) > 5 else "")
-        notices.append(
-            f"{where}: {len(others)} of {len(names)} entries are not .npz or .npy, so not read: {listed}."
-        )
+        notices.append(f"{where}: {len(others)} of {len(names)} entries are not .npz or .npy, so not read: {listed}.")
     return [path / name for name in arrays]
 
 

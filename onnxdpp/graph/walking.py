@@ -77,7 +77,12 @@ def given_names(graph: GraphProto) -> set[str]:
 
 def read_names(node: NodeProto) -> set[str]:
     """Names that a node needs: its inputs and what its subgraphs capture."""
-    names = set(filter(None, node.input))
+    return set(filter(None, node.input)) | captured_names(node)
+
+
+def captured_names(node: NodeProto) -> set[str]:
+    """Names that the subgraphs of a node read from the graphs around them."""
+    names: set[str] = set()
     for graph in subgraphs(node):
         own = given_names(graph).union(*(inner.output for inner in graph.node))
         names.update(*(read_names(inner) - own for inner in graph.node))
