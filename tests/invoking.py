@@ -46,9 +46,7 @@ def refusal(outcome: Outcome, code: int) -> str:
     return outcome.err
 
 
-def spawn(
-    *arguments: object, env: Mapping[str, str | None] | None = None, **options: Any
-) -> subprocess.Popen[bytes]:
+def spawn(*arguments: object, env: Mapping[str, str | None] | None = None, **options: Any) -> subprocess.Popen[bytes]:
     """Start `python -m onnxdpp`; of `env`, None takes a variable away."""
     environment = {**os.environ, **(env or {})}
     return subprocess.Popen(

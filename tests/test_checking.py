@@ -282,6 +282,15 @@ def test_tensor_external_is_not_looked_for(place: str) -> None:
         assert "4398046511104 bytes large, and stands in a subgraph" in flaw(model)
 
 
+def test_tensor_external_shape_is_unknown_to_inference() -> None:
+    model = model_of("(float[6] x) => (float[2, 3] y) <int64[2] s = {2, 3}> { y = Reshape(x, s) }")
+    tensor = weight(model)
+    tensor.ClearField("int64_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="nowhere")
+    check_model(model, "m")
+
+
 # Functions
 
 
@@ -300,6 +309,20 @@ def test_functions_nested_are_accepted() -> None:
 def test_functions_recursive() -> None:
     assert "call themselves: 'f" in flaw(functions("b = f.f1(a)", "b = f.f0(a)"))
     assert "call themselves: 'f0' > 'f0'" in flaw(functions("b = f.f0(a)"))
+
+
+def test_functions_recursive_through_a_body() -> None:
+    model = functions("b = Relu(a)")
+    call = onnx.NodeProto(op_type="f0", domain="f", input=["a"], output=["c"])
+    branch = onnx.GraphProto(name="branch", node=[call], output=[onnx.ValueInfoProto(name="c")])
+    model.functions[0].node.append(helper.make_node("If", ["a"], ["d"], then_branch=branch, else_branch=branch))
+    assert "call themselves" in flaw(model)
+
+
+def test_functions_recursive_by_another_name_of_the_domain() -> None:
+    model = functions("b = f.f0(a)")
+    model.functions[0].domain, model.functions[0].node[0].domain = "ai.onnx", ""
+    assert "call themselves" in flaw(model)
 
 
 def test_functions_doubling_are_refused_at_once() -> None:
@@ -387,6 +410,24 @@ def test_sorted_nodes_capture_counts_as_reading() -> None:
     check_model(model, "m")
     del model.graph.node[1]
     assert "reads 'hidden', which nothing writes" in flaw(model)
+
+
+def test_sorted_nodes_own_names_of_a_body_are_no_captures() -> None:
+    model = model_of("""(int64 n, bool b, float[4] x) => (float[4] y) {
+        y = Loop (n, b, x) <body = t (int64 i, bool go, float[4] v) => (bool go_on, float[4] w)
+            <float[4] own = {1, 2, 3, 4}> { go_on = Identity(go)  w = Add(v, own) }>
+    }""")
+    assert len(sorted_nodes(model.graph)) == 1
+    check_model(model, "m")
+
+
+def test_sorted_nodes_output_of_a_body_may_be_a_capture() -> None:
+    model = model_of("""(bool b, float[N] x) => (float[N] y) {
+        y = If (b) <then_branch = t () => (float[N] hidden) {},
+                    else_branch = e () => (float[N] d) { d = Abs(x) }>
+        hidden = Relu(x)
+    }""")
+    assert [node.op_type for node in sorted_nodes(model.graph)] == ["Relu", "If"]
 
 
 def test_sorted_nodes_cycle_through_a_body() -> None:

@@ -258,6 +258,15 @@ def test_load_external_data_outside(tmp_path: Path, location: str) -> None:
     assert "no path inside of the model's folder" in message
 
 
+def test_load_external_data_beside_the_link_to_the_model(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "m.onnx").write_bytes(external("weights").SerializeToString())
+    (folder / "link.onnx").symlink_to(tmp_path / "m.onnx")
+    (folder / "weights").write_bytes(bytes(32))
+    assert load_model(folder / "link.onnx") == external("weights")
+
+
 def test_load_external_data_link_outside(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(bytes(32))
     folder = tmp_path / "folder"
@@ -502,17 +511,18 @@ def test_save_sweeps_only_what_is_abandoned_and_its_own(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    abandoned = tmp_path / f".m.onnx.{gone.pid}-00.onnxdpp"
-    same_pid = tmp_path / f".m.onnx.{os.getpid()}-00.onnxdpp"
-    running = tmp_path / f".m.onnx.{os.getppid()}-00.onnxdpp"
+    target = tmp_path / "m+(1).onnx"  # no pattern
+    abandoned = tmp_path / f".{target.name}.{gone.pid}-00.onnxdpp"
+    same_pid = tmp_path / f".{target.name}.{os.getpid()}-00.onnxdpp"
+    running = tmp_path / f".{target.name}.{os.getppid()}-00.onnxdpp"
     other_target = tmp_path / f".n.onnx.{gone.pid}-00.onnxdpp"
-    locked = tmp_path / f".m.onnx.{gone.pid}-11.onnxdpp"
+    locked = tmp_path / f".{target.name}.{gone.pid}-11.onnxdpp"
     for path in (abandoned, same_pid, running, other_target, locked):
         path.touch()
     with locked.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        save_model(linear(), tmp_path / "m.onnx")
-    assert set(names_in(tmp_path)) == {"m.onnx", running.name, other_target.name, locked.name}
+        save_model(linear(), target)
+    assert set(names_in(tmp_path)) == {target.name, running.name, other_target.name, locked.name}
 
 
 # Outputs
