@@ -34,7 +34,7 @@ Indices = NDArray[np.intp]
 
 _PANEL = 128
 _BLOCK = 32
-_PROBES = 16
+_EXACT, _PROBES = 128, 16
 
 
 def factorise(likelihood: Array, tilt: float) -> Array:
@@ -86,7 +86,7 @@ def size_moments(factor: Array, rng: np.random.Generator) -> tuple[float, float]
     is about ``sqrt(mean / 8)``, less than the sizes themselves vary.
     """
     n = len(factor)
-    if n <= _PANEL:
+    if n <= _EXACT:
         probes, count = np.eye(n), 1
     else:
         probes, count = rng.choice([-1.0, 1.0], size=(_PROBES, n)).T, _PROBES

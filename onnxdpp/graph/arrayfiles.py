@@ -20,7 +20,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from onnxdpp.errors import DataError
-from onnxdpp.graph.arrays import StoredArray, escaped, located, stamp_of, translated
+from onnxdpp.graph.arrays import StoredArray, located, stamp_of, translated
+from onnxdpp.graph.walking import escaped, quoted
 
 # NumPy itself refuses headers above 10,000 characters; what follows the prefix is data.
 _HEADER_PREFIX = 16 << 10
@@ -63,11 +64,9 @@ def npz_arrays(path: Path) -> dict[str, StoredArray]:
         for entry in archive.infolist():
             name = entry.filename.removesuffix(".npy")
             if name == entry.filename:
-                raise DataError(
-                    f"{where} has a member '{escaped(name)}' that is no .npy array. Save it with numpy.savez."
-                )
+                raise DataError(f"{where} has a member {quoted(name)} that is no .npy array. Save it with numpy.savez.")
             if name in arrays:
-                raise DataError(f"{where} has two arrays named '{escaped(name)}'. Save it again with one of each name.")
+                raise DataError(f"{where} has two arrays named {quoted(name)}. Save it again with one of each name.")
             with archive.open(entry) as member:
                 arrays[name] = _described(member, entry.file_size, path, entry.filename, stamp)
     if not arrays:

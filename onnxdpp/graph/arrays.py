@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxdpp.errors import DataError
+from onnxdpp.graph.walking import escaped, quoted
 
 Take = Callable[[NDArray[np.int64]], NDArray[Any]]
 
@@ -40,11 +41,6 @@ _READ_ERRORS = (
     zlib.error,
     lzma.LZMAError,
 )
-
-
-def escaped(name: str, limit: int = 80) -> str:
-    """Return a name as one printable line, without escape sequences, and of at most `limit` characters."""
-    return repr(name if len(name) <= limit else f"{name[: limit - 3]}...")[1:-1]
 
 
 class Array(Protocol):
@@ -237,7 +233,7 @@ def translated(where: str) -> Iterator[None]:
 def located(path: Path, member: str | None = None) -> str:
     """Return how messages name a file, or a member of it."""
     file = escaped(str(path), 300)
-    return file if member is None else f"{file}, member '{escaped(member)}',"
+    return file if member is None else f"{file}, member {quoted(member)},"
 
 
 def _exactly(stream: IO[bytes], size: int, where: str) -> bytes:

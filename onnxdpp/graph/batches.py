@@ -29,9 +29,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxdpp.errors import DataError, UsageError
-from onnxdpp.graph.arrays import LARGEST_BLOCK, Take, escaped
+from onnxdpp.graph.arrays import LARGEST_BLOCK, Take
 from onnxdpp.graph.inputs import BadValue, InputSpec, converted, expected, input_specs, row_axis
 from onnxdpp.graph.sources import FREE_DIMENSION, Part, Source, random_parts, stored_parts
+from onnxdpp.graph.walking import quoted
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
@@ -124,11 +125,11 @@ class Batches:
         dtype rounds, and an input whose rows are all equal.
         """
         rounded = [
-            f"Input '{escaped(name)}': some integers are too large for {dtype} and are rounded."
+            f"Input {quoted(name)}: some integers are too large for {dtype} and are rounded."
             for name, dtype in self._dtypes.items()
             if name in self._rounded
         ]
-        equal = [f"Input '{escaped(name)}': all {self.rows} rows are equal." for name in self._equal or ()]
+        equal = [f"Input {quoted(name)}: all {self.rows} rows are equal." for name in self._equal or ()]
         return (*self._notices, *rounded, *equal)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -200,7 +201,7 @@ class Batches:
         except BadValue as bad:
             place = f"index {bad.index}" if rows is None else f"row {rows[bad.index[0]]} (counted from 0)"
             raise DataError(
-                f"{part.where}: input '{escaped(name)}', {place}, {bad.reason}. {expected(self._inputs)}"
+                f"{part.where}: input {quoted(name)}, {place}, {bad.reason}. {expected(self._inputs)}"
             ) from bad
         if rounded:
             self._rounded.add(name)
@@ -312,6 +313,6 @@ def _check_size(parts: Sequence[Part], inputs: Sequence[InputSpec], size: int, r
             taken = prod(shape) * max(array.dtype.itemsize, spec.feed_dtype.itemsize)
             if taken > LARGEST_BLOCK:
                 raise DataError(
-                    f"{part.where}: one batch of input '{escaped(spec.name)}' would take "
+                    f"{part.where}: one batch of input {quoted(spec.name)} would take "
                     f"{taken / 2**30:.1f} GiB, more than {LARGEST_BLOCK >> 30}.{hint}"
                 )

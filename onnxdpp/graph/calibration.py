@@ -10,9 +10,10 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
+from io import StringIO
 
 from onnx import ModelProto, TensorProto, helper
 
@@ -116,20 +117,15 @@ def _options() -> onnxruntime.SessionOptions:
 
 @contextmanager
 def _quiet_stdout() -> Iterator[None]:
-    """Onnxruntime reports some failures on file descriptor 1; keep them off our results."""
-    try:
-        sys.stdout.flush()
-        saved = os.dup(1)
-    except (OSError, ValueError):  # stdout is closed: nothing to keep clean
+    """Onnxruntime reports some failures by print, some on file descriptor 1; keep them off our results."""
+    with redirect_stdout(StringIO()), ExitStack() as restore:
+        with suppress(OSError):  # descriptor 1 is closed: nothing to keep clean
+            saved = os.dup(1)
+            restore.callback(os.close, saved)
+            restore.callback(os.dup2, saved, 1)
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+                os.dup2(nowhere.fileno(), 1)
         yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
-            os.dup2(nowhere.fileno(), 1)
-        yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
 
 
 class Session:

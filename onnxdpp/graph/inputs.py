@@ -17,7 +17,8 @@ import onnx
 from numpy.typing import NDArray
 
 from onnxdpp.errors import DataError
-from onnxdpp.graph.arrays import Array, escaped
+from onnxdpp.graph.arrays import Array
+from onnxdpp.graph.walking import escaped, quoted
 
 _DTYPES: dict[int, np.dtype[Any]] = {
     onnx.TensorProto.FLOAT: np.dtype(np.float32),
@@ -60,7 +61,7 @@ class InputSpec:
     def feed_dtype(self) -> np.dtype[Any]:
         """The dtype to feed; a DataError where there is none."""
         if self.dtype is None:
-            raise DataError(f"Input '{escaped(self.name)}' cannot be fed from an array of numbers.")
+            raise DataError(f"Input {quoted(self.name)} cannot be fed from an array of numbers.")
         return self.dtype
 
     def __str__(self) -> str:
@@ -69,7 +70,7 @@ class InputSpec:
         return f"{escaped(self.name)} {dtype} {shown(self.shape)}"
 
 
-class BadValue(Exception):  # noqa: N818  (a finding, which the caller turns into the error)
+class BadValue(Exception):
     """A value that cannot be fed; `index` is where in the block, `reason` what is wrong with it."""
 
     def __init__(self, index: tuple[int, ...], reason: str) -> None:
@@ -235,15 +236,15 @@ def _named(arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str)
     extra = [name for name in arrays if all(name != spec.name for spec in inputs)]
     for spec in inputs:
         if spec.name not in arrays:
-            has = ", ".join(f"'{escaped(name)}'" for name in list(arrays)[:10]) or "none"
+            has = ", ".join(f"{quoted(name)}" for name in list(arrays)[:10]) or "none"
             raise DataError(
-                f"{where} has no array for input '{escaped(spec.name)}'; it has {has}."
+                f"{where} has no array for input {quoted(spec.name)}; it has {has}."
                 f"{_did_you_mean(spec.name, extra)} {expected(inputs)}"
             )
     if extra:
         hint = _did_you_mean(extra[0], [spec.name for spec in inputs]) if len(inputs) > 1 else ""
         raise DataError(
-            f"{where} has an array '{escaped(extra[0])}', which is no input of the model.{hint} {expected(inputs)}"
+            f"{where} has an array {quoted(extra[0])}, which is no input of the model.{hint} {expected(inputs)}"
         )
     return {spec.name: arrays[spec.name] for spec in inputs}
 
@@ -251,13 +252,13 @@ def _named(arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str)
 def _did_you_mean(name: str, others: Sequence[str]) -> str:
     folded = {other[:200].casefold(): other for other in others}
     nearest = difflib.get_close_matches(name[:200].casefold(), folded, n=1)
-    return f" Did you mean '{escaped(folded[nearest[0]])}'?" if nearest else ""
+    return f" Did you mean {quoted(folded[nearest[0]])}?" if nearest else ""
 
 
 def _check_dtype(dtype: np.dtype[Any], spec: InputSpec, where: str) -> None:
     if dtype.kind not in "biuf" or (dtype.kind == "f" and spec.feed_dtype.kind != "f"):
         raise DataError(
-            f"{where}: input '{escaped(spec.name)}' wants {spec.dtype}, the array is {escaped(str(dtype))}. "
+            f"{where}: input {quoted(spec.name)} wants {spec.dtype}, the array is {escaped(str(dtype))}. "
             f"Convert it before saving."
         )
 
@@ -268,13 +269,13 @@ def _check_shape(shape: tuple[int, ...], spec: InputSpec, where: str, table: str
     fits = _fits(shape, (None, *wanted[1:]) if row_wise else wanted)
     if not fits or (row_wise and not shape):
         raise DataError(
-            f"{where}: input '{escaped(spec.name)}' wants shape {shown(spec.shape)}, "
+            f"{where}: input {quoted(spec.name)} wants shape {shown(spec.shape)}, "
             f"the array has {escaped(str(shape))}.{_shape_hint(shape, wanted)} {table}"
         )
     if row_wise and shape[0] == 0:
-        raise DataError(f"{where} has no rows for input '{escaped(spec.name)}'.")
+        raise DataError(f"{where} has no rows for input {quoted(spec.name)}.")
     if math.prod(shape) == 0:
-        raise DataError(f"{where}: input '{escaped(spec.name)}' is empty: shape {escaped(str(shape))}.")
+        raise DataError(f"{where}: input {quoted(spec.name)} is empty: shape {escaped(str(shape))}.")
 
 
 def _fits(shape: Sequence[int], wanted: Shape) -> bool:

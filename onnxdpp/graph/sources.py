@@ -15,8 +15,9 @@ from numpy.typing import ArrayLike
 
 from onnxdpp.errors import DataError, UsageError
 from onnxdpp.graph.arrayfiles import npy_array, npz_arrays
-from onnxdpp.graph.arrays import Array, HeldArray, RandomArray, escaped, located, translated
+from onnxdpp.graph.arrays import Array, HeldArray, RandomArray, located, translated
 from onnxdpp.graph.inputs import InputSpec, expected, matched, rounds
+from onnxdpp.graph.walking import escaped, quoted
 
 # What random data put for a dimension that the model leaves free.
 FREE_DIMENSION = 32
@@ -61,14 +62,14 @@ def random_parts(
     """
     count = source.removeprefix("random:")
     if not (count.isascii() and count.isdigit() and len(count) < 10 and int(count) > 0):
-        raise UsageError(f"'{escaped(source)}' is not random:N with N from 1 to 999999999.")
+        raise UsageError(f"{quoted(source)} is not random:N with N from 1 to 999999999.")
     if seed < 0:
         raise UsageError(f"The seed is {seed}. It must not be negative.")
     rows = min(int(count), max_rows or int(count))
 
     def array(position: int, spec: InputSpec, run: int) -> Array:
         if spec.shape is None:
-            raise DataError(f"Input '{escaped(spec.name)}' has no declared shape, so none can be drawn for it.")
+            raise DataError(f"Input {quoted(spec.name)} has no declared shape, so none can be drawn for it.")
         shape = tuple(dim if isinstance(dim, int) else FREE_DIMENSION for dim in spec.shape)
         return RandomArray((rows, *shape[1:]) if row_wise else shape, spec.feed_dtype, (seed, position, run))
 
@@ -94,7 +95,7 @@ def stored_parts(source: Source, inputs: Sequence[InputSpec], *, row_wise: bool)
     for spec in inputs:
         dtypes = {part.arrays[spec.name].dtype for part in parts}
         if wider := sorted(str(dtype) for dtype in dtypes if rounds(dtype, spec.feed_dtype)):
-            notices.append(f"Input '{escaped(spec.name)}': {' and '.join(wider)} data are rounded to {spec.dtype}.")
+            notices.append(f"Input {quoted(spec.name)}: {' and '.join(wider)} data are rounded to {spec.dtype}.")
     return parts, notices
 
 
@@ -160,7 +161,5 @@ def _held(arrays: Mapping[str, ArrayLike], where: str) -> dict[str, Array]:
         try:
             held[str(name)] = HeldArray(np.asarray(values))
         except (ValueError, TypeError, RuntimeError) as error:
-            raise DataError(
-                f"{where}: '{escaped(str(name))}' cannot be made an array: {escaped(str(error))}."
-            ) from error
+            raise DataError(f"{where}: {quoted(str(name))} cannot be made an array: {escaped(str(error))}.") from error
     return held

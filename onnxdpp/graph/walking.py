@@ -102,7 +102,7 @@ def raw_bytes(tensor: TensorProto) -> int:
     return -(-math.prod(tensor.dims) * bits // 8)
 
 
-def quoted(text: str | bytes, limit: int = 200) -> str:
+def quoted(text: str | bytes, limit: int = 80) -> str:
     r"""Name for a message: in quotes, on one line, control characters escaped, cut at `limit` characters.
 
     Examples
@@ -112,6 +112,11 @@ def quoted(text: str | bytes, limit: int = 200) -> str:
     """
     shown = repr(text[:limit])
     return shown if len(text) <= limit else f"{shown[:-1]}...{shown[-1]}"
+
+
+def escaped(text: str | bytes, limit: int = 80) -> str:
+    """Text for a message, as `quoted` shows it, without the quotes."""
+    return quoted(text, limit)[1:-1]
 
 
 def described(node: NodeProto) -> str:
