@@ -48,7 +48,7 @@ def refusal(outcome: Outcome, code: int) -> str:
 
 def spawn(*arguments: object, env: Mapping[str, str | None] | None = None, **options: Any) -> subprocess.Popen[bytes]:
     """Start `python -m onnxdpp`; of `env`, None takes a variable away."""
-    environment = {**os.environ, **(env or {})}
+    environment = {**os.environ, "PYTHONUNBUFFERED": None, **(env or {})}
     return subprocess.Popen(
         [sys.executable, "-m", "onnxdpp", *map(str, arguments)],
         env={name: value for name, value in environment.items() if value is not None},

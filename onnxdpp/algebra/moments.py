@@ -163,8 +163,9 @@ class Moments:
     def magnitude_y(self) -> Matrix:
         """(m,): at least E[y²], what rounding in it and in errors is relative to: its terms may cancel."""
         terms = np.sqrt(np.diag(self.gram)) @ np.abs(self.weights)
-        return np.maximum(self.power_y, terms**2)
+        magnitude: Matrix = np.maximum(self.power_y, terms**2)
+        return magnitude
 
 
 def _beyond_rounding(variance: Matrix, power: Matrix) -> Matrix:
-    return np.where(variance > ROUNDING * power, variance, 0.0)
+    return np.where(variance > ROUNDING * power, variance, 0.0).astype(np.float64, copy=False)

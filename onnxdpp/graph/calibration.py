@@ -8,7 +8,6 @@ Sessions run with TF32 off and telemetry off, and onnxruntime never writes to st
 
 import logging
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass

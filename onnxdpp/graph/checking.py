@@ -81,7 +81,7 @@ def check_model(model: ModelProto, name: str) -> None:
         _check_functions(model)
         _check_with_onnx(model, sorted_nodes(model.graph))
     except ModelError as flaw:
-        raise ModelError(f"Model {quoted(name)}: {flaw}") from flaw.__cause__
+        raise ModelError(f"Model {quoted(name, limit=300)}: {flaw}") from flaw.__cause__
 
 
 def sorted_nodes(graph: GraphProto) -> list[NodeProto]:

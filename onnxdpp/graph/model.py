@@ -266,7 +266,7 @@ def _same_file(target: Path, source: Path) -> bool:
 
 
 def _shown(path: StrPath) -> str:
-    return quoted(os.fspath(path))
+    return quoted(os.fspath(path), limit=300)
 
 
 def _reason(error: Exception) -> str:
