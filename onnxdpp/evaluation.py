@@ -10,7 +10,7 @@ from onnxdpp.errors import ModelError, OnnxdppError
 from onnxdpp.graph.batches import Batch, Batches
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph
-from onnxdpp.graph.walking import all_tensors, is_external, quoted
+from onnxdpp.graph.walking import all_nodes, all_tensors, is_external, quoted
 
 FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 COUNTED = ("Gemm", "MatMul", "Conv", "ConvTranspose")
@@ -28,6 +28,12 @@ def parameters(model: ModelProto) -> tuple[int, int]:
             size = int(np.prod(tensor.dims, dtype=np.int64))
             total += size
             nonzero += size if is_external(tensor) else int(np.count_nonzero(numpy_helper.to_array(tensor)))
+    for node in all_nodes(model):
+        for entry in node.attribute:
+            if entry.name in ("value_float", "value_floats") and node.op_type == "Constant":
+                numbers = np.atleast_1d(helper.get_attribute_value(entry))
+                total += numbers.size
+                nonzero += int(np.count_nonzero(numbers))
     return total, nonzero
 
 

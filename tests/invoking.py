@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from models import Array, Weight, model, run
 from numpy.typing import NDArray
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto
 
 from onnxdpp.__main__ import _run
 
 DIGITS = Path(__file__).parents[1] / "samples" / "digits"
-HEADER = '<ir_version: 8, opset_import: ["": 17]>'
 
 
 @dataclass(frozen=True)
@@ -79,36 +79,22 @@ def contents(folder: Path) -> dict[str, bytes | None]:
     }
 
 
-def weights(*shape: int, seed: int = 0, dtype: type = np.float32) -> NDArray[Any]:
-    """Values with a spread like that of trained weights."""
-    rng = np.random.default_rng([seed, *shape])
-    return (rng.standard_normal(shape) / np.sqrt(max(1, shape[0] if shape else 1))).astype(dtype)
-
-
-def parsed(text: str, header: str = HEADER, **constants: NDArray[Any]) -> ModelProto:
-    """A model from its text, with initializers."""
-    model = onnx.parser.parse_model(header + text)
-    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    return model
-
-
-MLP = """
-    mlp (float[N, 8] x) => (float[N, 3] y) {
-        [fc1] a = Gemm(x, w1, b1)
-        p = Relu(a)
-        [fc2] c = Gemm(p, w2, b2)
-        q = Tanh(c)
-        [fc3] y = Gemm(q, w3, b3)
-    }"""
-
-
-def mlp(text: str = MLP, **constants: NDArray[Any]) -> ModelProto:
-    """The network 8-16-12-3 with layers fc1 and fc2, or another text over its constants."""
-    given = {
-        "w1": weights(8, 16), "b1": weights(16), "w2": weights(16, 12), "b2": weights(12),
-        "w3": weights(12, 3), "b3": weights(3),
+def mlp(
+    text: str = """
+        mlp (float[N, 8] x) => (float[N, 3] y) {
+            [fc1] a = Gemm(x, w1, b1)
+            p = Relu(a)
+            [fc2] c = Gemm(p, w2, b2)
+            q = Tanh(c)
+            [fc3] y = Gemm(q, w3, b3)
+        }""",
+    **weights: Weight,
+) -> ModelProto:
+    """Gemm, Relu, Gemm, Tanh, Gemm, or another text over its constants. Layers: fc1 (16), fc2 (12)."""
+    shapes: dict[str, Weight] = {
+        "w1": (8, 16), "b1": (16,), "w2": (16, 12), "b2": (12,), "w3": (12, 3), "b3": (3,),
     }  # fmt: skip
-    return parsed(text, **{name: value for name, value in {**given, **constants}.items() if name in text})
+    return model(text, **{name: weight for name, weight in {**shapes, **weights}.items() if name in text})
 
 
 def data(rows: int = 64, *shape: int, seed: int = 1) -> NDArray[np.float32]:
@@ -121,10 +107,6 @@ def stored(model: ModelProto, path: Path) -> Path:
     return path
 
 
-def answers(path: Path, **feeds: NDArray[Any]) -> list[Any]:
+def answers(path: Path, **feeds: Array) -> list[Any]:
     """What onnxruntime says to these inputs."""
-    from onnxdpp.graph.calibration import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    outputs: list[Any] = session.run(None, feeds)
-    return outputs
+    return run(onnx.load(path), feeds)

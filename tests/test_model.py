@@ -166,7 +166,7 @@ def zipped() -> bytes:
     [
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "Run git lfs pull"),
-        (gzip.compress(linear().SerializeToString()), "is a gzip archive"),
+        (gzip.compress(linear().SerializeToString(), mtime=0), "is a gzip archive"),
         (zipped(), "is a zip archive, perhaps a PyTorch .pt or a NumPy .npz"),
         (b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>", "is an HTML page"),
         ("\n <html lang='fr'>é</html>".encode(), "is an HTML page"),

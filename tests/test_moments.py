@@ -1,5 +1,6 @@
 """Second moments: sums over rows, however the rows come."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -52,9 +53,7 @@ def drawn(seed: int, r: int, n: int, m: int, dtype: Any = np.float64) -> tuple[N
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @given(seed=SEEDS, r=st.integers(1, 80), n=st.integers(1, 12), m=st.integers(1, 5), paired=st.booleans())
 @settings(deadline=None, max_examples=30)
-def test_moments_equal_brute_force_from_rows(
-    dtype: Any, seed: int, r: int, n: int, m: int, paired: bool
-) -> None:
+def test_moments_equal_brute_force_from_rows(dtype: Any, seed: int, r: int, n: int, m: int, paired: bool) -> None:
     x, original, weights = drawn(seed, r, n, m, dtype)
     pair = original if paired else None
     found = accumulated(x, weights, pair)
@@ -82,7 +81,7 @@ def test_moments_do_not_depend_on_blocks_or_merge_order(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(moments_module, "BLOCK", block)
         parts = []
-        for start, stop in zip(bounds, bounds[1:], strict=False):
+        for start, stop in pairwise(bounds):
             part = Accumulator(weights, paired=paired)
             part.update(x[start:stop], None if pair is None else pair[start:stop])
             parts.append(part)

@@ -77,9 +77,7 @@ def test_refit_of_neurons_is_lstsq_with_a_ridge_towards_the_original(
 ) -> None:
     problem = Problem(seed, k=k, paired=paired)
     fit = refit_neurons(problem.moments, problem.keep, form)
-    weights, intercept = lstsq(
-        problem.x[:, problem.keep], problem.y, problem.weights[problem.keep], form, RIDGE[form]
-    )
+    weights, intercept = lstsq(problem.x[:, problem.keep], problem.y, problem.weights[problem.keep], form, RIDGE[form])
     scale = np.abs(weights).max()
     np.testing.assert_allclose(fit.weights[problem.keep], weights, rtol=0, atol=1e-7 * scale)
     if form == "affine":
@@ -223,9 +221,7 @@ def test_dead_inputs_keep_their_weights_exactly(seed: int, form: str, paired: bo
 
 @given(seed=SEEDS, r=st.integers(1, 2000), n=st.integers(1, 12), exponent=st.integers(-3, 4), paired=st.booleans())
 @settings(deadline=None, max_examples=60)
-def test_equal_rows_leave_the_weights_and_cost_nothing(
-    seed: int, r: int, n: int, exponent: int, paired: bool
-) -> None:
+def test_equal_rows_leave_the_weights_and_cost_nothing(seed: int, r: int, n: int, exponent: int, paired: bool) -> None:
     rng = np.random.default_rng(seed)
     x = np.tile((rng.standard_normal(n) * 10.0**exponent).astype(np.float32), (r, 1)).astype(np.float64)
     weights = rng.standard_normal((n, 3))
@@ -254,6 +250,21 @@ def test_refit_survives_any_rank_and_scale(seed: int, form: str, r: int, rank: i
         assert np.isfinite(fit.weights).all()
         assert fit.intercept is None or np.isfinite(fit.intercept).all()
         assert np.isfinite(squared_error(moments, fit)).all()
+
+
+@given(seed=SEEDS, size=st.floats(1e-7, 1e-5), rank=st.integers(1, 20))
+@settings(deadline=None, max_examples=50)
+def test_refit_survives_tiny_deviations_from_a_large_mean(seed: int, size: float, rank: int) -> None:
+    """Rounding of the Gram then exceeds the ridge, which is a share of the covariance."""
+    rng = np.random.default_rng(seed)
+    x = 1 + size * rng.standard_normal((200, rank)) @ rng.standard_normal((rank, 20))
+    weights = rng.standard_normal((20, 3))
+    keep = np.arange(12)
+    fit = refit_neurons(moments_of(x, weights), keep, "affine")
+    y = x @ weights
+    assert np.isfinite(fit.weights).all()
+    left = np.abs(x @ fit.weights + fit.intercept - y).max()
+    assert left <= 10 * np.abs(y - y.mean(0)).max() + 1e-9
 
 
 @pytest.mark.parametrize("form", ["affine", "linear"])
@@ -358,7 +369,9 @@ def test_cut_keeps_the_original_weights_and_nothing_else() -> None:
 def test_relative_loss_equals_brute_force_over_all_consumers_together() -> None:
     problems = [Problem(3), Problem(4, m=2, paired=False)]
     fits = [refit_neurons(problem.moments, problem.keep, "affine") for problem in problems]
-    error = sum(((problem.answers(fit) - problem.y) ** 2).mean(0).sum() for problem, fit in zip(problems, fits, strict=True))
+    error = sum(
+        ((problem.answers(fit) - problem.y) ** 2).mean(0).sum() for problem, fit in zip(problems, fits, strict=True)
+    )
     variance = sum(problem.y.var(0).sum() for problem in problems)
     found = relative_loss([(problem.moments, fit) for problem, fit in zip(problems, fits, strict=True)])
     assert found == pytest.approx(np.sqrt(error / variance), rel=1e-9)

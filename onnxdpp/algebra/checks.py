@@ -9,7 +9,7 @@ _ASYMMETRY = 1e-9
 INDEFINITE = 1e-6
 
 
-def check_likelihood(likelihood: NDArray[np.float64]) -> None:
+def check_likelihood(likelihood: NDArray[np.float64], name: str = "likelihood") -> None:
     """Refuse what is not a square, finite, symmetric matrix, in two matrix-vector products.
 
     ``L x`` and ``Lᵀ x`` for one fixed x without zeros: a NaN or infinity anywhere shows in the product, and a matrix
@@ -17,19 +17,19 @@ def check_likelihood(likelihood: NDArray[np.float64]) -> None:
     factorised.
     """
     if likelihood.ndim != 2 or likelihood.shape[0] != likelihood.shape[1] or not likelihood.size:
-        raise ValueError(f"likelihood must be a square matrix, got shape {likelihood.shape}.")
+        raise ValueError(f"{name} must be a square matrix, got shape {likelihood.shape}.")
     probe = 2.0 + np.cos(np.arange(len(likelihood)))
     with np.errstate(invalid="ignore", over="ignore"):
         down, across = likelihood @ probe, probe @ likelihood
     if not np.isfinite(down).all():
         bad = np.argwhere(~np.isfinite(likelihood))
         where = f"entry {tuple(bad[0].tolist())} is {likelihood[tuple(bad[0])]}" if len(bad) else "it overflows"
-        raise ValueError(f"likelihood {likelihood.shape} must be finite; {where} ({len(bad)} such).")
+        raise ValueError(f"{name} {likelihood.shape} must be finite; {where} ({len(bad)} such).")
     if np.abs(down - across).max() > _ASYMMETRY * np.abs(down).max():
         gap = np.abs(likelihood - likelihood.T)
         i, j = (int(x) for x in np.unravel_index(gap.argmax(), gap.shape))
         raise ValueError(
-            f"likelihood {likelihood.shape} must be symmetric; "
+            f"{name} {likelihood.shape} must be symmetric; "
             f"[{i}, {j}] is {likelihood[i, j]} and [{j}, {i}] is {likelihood[j, i]}."
         )
 

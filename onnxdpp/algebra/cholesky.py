@@ -9,9 +9,10 @@ so far, all of them after i, the weight of everything that items 1..i can still 
 
     (det M_{1..i-1} / det M_{1..i}) (det R_{i-1} / det R_i) = (1 + q_i) / Λ_ii²,   q_i = ℓᵀ R_i⁻¹ ℓ,  ℓ = Λ_{S,i},
 
-since ``R_{i-1} = R_i + ℓ ℓᵀ``; and where it is taken, R is bordered by ``Λ_ii ℓ`` and ``Λ_ii² - 1``. That is n³/3 flops for Λ,
-once for any number of draws, and about ``n t²`` for a draw of t items. Taking coin flips inside a factorisation is due
-to Poulson [1]_, who factorises the marginal kernel ``I - M⁻¹``: four times the flops, and anew for each draw.
+since ``R_{i-1} = R_i + ℓ ℓᵀ``; and where it is taken, R is bordered by ``Λ_ii ℓ`` and ``Λ_ii² - 1``. That is n³/3
+flops for Λ, once for any number of draws, and about ``n t²`` for a draw of t items. Coin flips inside a factorisation
+are Poulson's [1]_, who factorises the marginal kernel ``I - M⁻¹``: four times the flops, a quarter of them anew for
+each draw.
 
 A block B of items at a time (`sample_dpp`): over the block ``R ← diag(R, -I) + F Fᵀ`` with ``F = Λ_{S∪new,B}``, sums of
 what is positive but for the -1; within it everything follows from ``H = I + Λ_SBᵀ R⁻¹ Λ_SB``, whose Cholesky pivots
@@ -33,7 +34,7 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 _PANEL = 128
-_BLOCK = 32
+_BLOCK = 48  # items decided together, at the least
 _EXACT, _PROBES = 128, 16
 
 
@@ -122,8 +123,9 @@ def sample_dpp(factor: Array, rng: np.random.Generator, at_most: int | None = No
     coins = rng.random(n)
     chosen = np.empty(0, dtype=np.intp)
     schur = np.empty((0, 0))
-    for high in range(n, 0, -_BLOCK):
-        low = max(high - _BLOCK, 0)
+    block = max(_BLOCK, n // 32)
+    for high in range(n, 0, -block):
+        low = max(high - block, 0)
         before = len(chosen)
         known = factor[chosen, low:high]
         corner = factor[low:high, low:high]

@@ -14,8 +14,8 @@ and what costs time, costs it by t. For the core: ``det(z L'_T) = z^t det(L'_T)`
 accepted with probability ``w_t z^-t / max_s w_s z^-s``, has exactly the law of step 1, whatever the *tilt* z.
 Since ``w`` is log-concave, ``z = w_{t+1} / w_t = (k - t) / (ε (n - t))`` puts the peak of the acceptance at t, and at
 the mean size t* = E_z|T| most proposals pass. The slope of that mean is the variance, ``d E_z|T| / d log z =
-Var_z|T|``, so Newton's method finds t*. A z chosen with regard to rejected proposals, or any change of route after them,
-leaves the law of the accepted one as it is.
+Var_z|T|``, so Newton's method finds t*. A z chosen with regard to rejected proposals, or any change of route after
+them, leaves the law of the accepted one as it is.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
 """Exact draws from a projection DPP, blocked.
 
 For an orthonormal V (n, t) the DPP of ``V Vᵀ`` picks t items one after the other, i with probability ``p_i / Σp``,
-where ``p_i = ‖v_i‖² - ‖v_i Q‖²`` and Q is an orthonormal basis of the rows picked so far (algorithm 1 of [1]_). Updating
-every p after every pick is bound by memory. Here a block of candidates is drawn from the p as they stand and each is
-accepted with ``p_now / p_then``: the same law, since p only falls; all that concerns n rows is then one matrix
+where ``p_i = ‖v_i‖² - ‖v_i Q‖²`` and Q is an orthonormal basis of the rows picked so far (algorithm 1 of [1]_).
+Updating every p after every pick is bound by memory. Here a block of candidates is drawn from the p as they stand and
+each is accepted with ``p_now / p_then``: the same law, since p only falls; all that concerns n rows is then one matrix
 product per block, O(n t²) in all.
 
 References

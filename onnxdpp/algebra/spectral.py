@@ -1,13 +1,13 @@
 """Draws by eigenpairs: the mixture of elementary DPPs, from a whole spectrum or from a low-rank factor.
 
-The DPP of ``z L' = z Σ λ_i v_i v_iᵀ`` takes each eigenvector with probability ``z λ_i / (1 + z λ_i)``, independently, and
-draws from the projection DPP of those taken (theorem 2.3 of [1]_). The sizes being a sum of coins, proposals for the core
-of a k-DPP (`mixture`) are rejected before anything but coins has been spent: even at the worst spectrum one
-of ``sqrt(2 π n / 4)`` is accepted. No table of elementary symmetric polynomials is needed.
+The DPP of ``z L' = z Σ λ_i v_i v_iᵀ`` takes each eigenvector with probability ``z λ_i / (1 + z λ_i)``, independently,
+and draws from the projection DPP of those taken (theorem 2.3 of [1]_). The sizes being a sum of coins, proposals for
+the core of a k-DPP (`mixture`) are rejected before anything but coins has been spent: even at the worst spectrum one of
+about ``sqrt(2 π n / 4)`` is accepted. No table of elementary symmetric polynomials is needed.
 
 With ``L' ≈ F Fᵀ``, F (n, r) by pivoted Cholesky, the eigenpairs are those of ``Fᵀ F``. What F leaves out is positive
-semidefinite with some trace τ, and ``det L_S`` changes by a factor between ``exp(-τ/ε)`` and 1: so the draw is off by at
-most ``exp(τ/ε) - 1`` in total variation, and τ is held below ``1e-8 ε``.
+semidefinite with some trace τ, and ``det L_S`` changes by a factor between ``exp(-τ/ε)`` and 1: so the draw is off by
+at most ``exp(τ/ε) - 1`` in total variation, and τ is held below ``1e-8 ε``.
 
 References
 ----------
@@ -28,8 +28,8 @@ Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 TRUNCATION = 1e-8
-_NEWTON_STEPS = 100
 _FLIPS = 16
+_LARGEST_LOG = 700.0
 
 
 @dataclass(frozen=True)
@@ -113,21 +113,37 @@ def sample_k_dpp_spectrally(of: Spectrum, mixture: Mixture, rng: np.random.Gener
 
 
 def best_tilt(eigenvalues: Array, mixture: Mixture) -> float:
-    """The z at which the mean size is the size that the acceptance favours most: bisection in the size."""
-    low, high = 0.0, float(mixture.k)
-    while high - low > 1e-6 * mixture.k:
-        t = 0.5 * (low + high)
-        low, high = (t, high) if mean_size(eigenvalues, mixture.tilt(t)) > t else (low, t)
-    return mixture.tilt(low)
+    """The z at which the mean size is the size that the acceptance favours most: bisection in log z.
+
+    As z grows to ``k / (ε n)``, the favoured size ``(k - z ε n) / (1 - z ε)`` falls to 0 and the mean size, at most
+    ``z tr L'``, grows. Where a tiny ε makes sizes close to k likely, z says how close; the size itself could not.
+    """
+    n, k, epsilon = mixture.n, mixture.k, mixture.epsilon
+    trace = float(eigenvalues.sum())
+    high = min(np.log(k) - np.log(epsilon) - np.log(n), _LARGEST_LOG)
+    low = min(high - 1.0, np.log(0.5 * k / trace) if trace > 0.0 else high - 1.0)
+    low = min(low, np.log(0.5 * k) - np.log(epsilon) - np.log(n - 0.5 * k))
+    while high - low > 1e-6:
+        middle = 0.5 * (low + high)
+        z = float(np.exp(middle))
+        enough = mean_size(eigenvalues, z) * (1.0 - z * epsilon) > k - z * epsilon * n
+        low, high = (low, middle) if enough else (middle, high)
+    return float(np.exp(low))
 
 
 def mean_size(eigenvalues: Array, tilt: float) -> float:
     """``E_z|T| = Σ z λ_i / (1 + z λ_i)``."""
-    scaled = tilt * eigenvalues
-    return float((scaled / (1.0 + scaled)).sum())
+    return float(_chances(eigenvalues, tilt).sum())
 
 
-def checked_eigenvalues(eigenvalues: Array) -> Array:
+def _chances(eigenvalues: Array, tilt: float) -> Array:
+    """``z λ / (1 + z λ)``, whatever the size of ``z λ``."""
+    with np.errstate(divide="ignore", over="ignore"):
+        chances: Array = 1.0 / (1.0 + 1.0 / (tilt * eigenvalues))
+    return chances
+
+
+def checked_eigenvalues(eigenvalues: NDArray[np.floating]) -> Array:
     """The same without rounding below zero.
 
     Raises
@@ -141,12 +157,12 @@ def checked_eigenvalues(eigenvalues: Array) -> Array:
         raise ValueError(
             f"likelihood {shape} must be positive semidefinite; its eigenvalues go from {lowest:.3g} to {largest:.3g}."
         )
-    return np.maximum(eigenvalues, 0.0)
+    return np.maximum(eigenvalues.astype(np.float64, copy=False), 0.0)
 
 
 def _pick(eigenvalues: Array, mixture: Mixture, tilt: float, rng: np.random.Generator) -> Indices:
     """Which eigenvectors take part: coins, accepted by their number."""
-    chances = tilt * eigenvalues / (1.0 + tilt * eigenvalues)
+    chances = _chances(eigenvalues, tilt)
     accept = np.zeros(len(chances) + 1)
     acceptances = mixture.acceptances(tilt)[: len(accept)]
     accept[: len(acceptances)] = acceptances

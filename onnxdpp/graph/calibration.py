@@ -193,7 +193,8 @@ def part_before(graph: Graph, taps: Sequence[tuple[str, int]]) -> ModelProto:
         needed.add(index)
         wanted.extend(read_names(graph.nodes[index]))
     nodes = [graph.nodes[index] for index in sorted(needed)]
-    read = {name for node in nodes for name in read_names(node)}
+    # A tap may be an initializer, which no node needs to read here.
+    read = {name for name, _ in taps}.union(*map(read_names, nodes))
     old = graph.model
     part = ModelProto(ir_version=old.ir_version)
     part.opset_import.extend(old.opset_import)

@@ -152,13 +152,35 @@ class Graph:
         return frozenset(found)
 
     def _draws(self, node: NodeProto) -> bool:
-        return node.domain in ONNX_DOMAINS and (node.op_type in RANDOM or self.trains(node))
+        if node.domain in ONNX_DOMAINS:
+            return node.op_type in RANDOM or self.trains(node)
+        return (node.domain, node.op_type) in self._random_functions
+
+    @cached_property
+    def _random_functions(self) -> frozenset[tuple[str, str]]:
+        """Functions with a random operator in them, or in a function that they call."""
+        calls: dict[tuple[str, str], set[tuple[str, str]]] = {}
+        found: set[tuple[str, str]] = set()
+        for function in self.model.functions:
+            key = (function.domain, function.name)
+            inside = list(nodes_below(function.node))
+            calls.setdefault(key, set()).update((node.domain, node.op_type) for node in inside)
+            # The mode of a Dropout in here may come from the caller: counted as random.
+            if any(
+                node.domain in ONNX_DOMAINS
+                and (node.op_type in RANDOM or (node.op_type == "Dropout" and len(node.input) > 2))
+                for node in inside
+            ):
+                found.add(key)
+        while more := {key for key, callees in calls.items() if key not in found and callees & found}:
+            found |= more
+        return frozenset(found)
 
     def trains(self, node: NodeProto) -> bool:
         """Whether `node` is a Dropout that its third input does not certainly keep in inference mode."""
         if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
             return False
-        mode = self.array(node.input[2])
+        mode = None if node.input[2] in self._overridable else self.array(node.input[2])
         return mode is None or bool(mode)
 
 

@@ -257,7 +257,10 @@ def _gemm_bias_follower(graph: Graph, start: Projection) -> list[WeightAxis]:
     constant = graph.array(name) if graph.why_not_constant(name) is None else None
     if constant is None:
         raise _Refused(f"its bias is not constant: {graph.why_not_constant(name)}")
-    own = constant_axis(constant.shape, -1, start.m)
+    try:
+        own = constant_axis(constant.shape, -1, start.m)
+    except ValueError as error:
+        raise _Refused(f"its bias {error}") from None
     return [] if own is None else [WeightAxis(use, own, np.arange(start.m)[:, None])]
 
 
@@ -328,13 +331,19 @@ def _added_bias(graph: Graph, index: int, m: int) -> Bias | None:
 
 def _names(graph: Graph) -> list[str]:
     """A unique name for every node: its own, else a dense node's weight's, else its first output's."""
-    taken: dict[str, int] = {}
-    names = []
+    wishes = []
     for node in graph.nodes:
         fallback = node.input[1] if _is_dense(node) else next(iter(node.output), node.op_type)
-        name = node.name or fallback
-        taken[name] = taken.get(name, 0) + 1
-        names.append(name if taken[name] == 1 else f"{name}#{taken[name]}")
+        wishes.append(node.name or fallback)
+    taken, counts = set(wishes), dict[str, int]()
+    names = []
+    for wish in wishes:
+        name, count = wish, counts.get(wish, 0) + 1
+        while count > 1 and (name := f"{wish}#{count}") in taken:
+            count += 1
+        counts[wish] = count
+        taken.add(name)
+        names.append(name)
     return names
 
 

@@ -64,11 +64,13 @@ OPERATORS: dict[str, Elementwise] = {
 
 def elementwise(graph: Graph, node: NodeProto) -> Elementwise | str:
     """The table's entry for `node`, or the reason why it does not pass neurons on."""
+    if (node.domain, node.op_type) in graph.functions:
+        return "is a model-local function"
     if node.domain not in ONNX_DOMAINS:
         return f"is of the domain {node.domain!r}, which onnxdpp does not know"
     entry = OPERATORS.get(node.op_type)
     if entry is None:
-        return "mixes neurons" if (node.domain, node.op_type) not in graph.functions else "is a model-local function"
+        return "mixes neurons"
     reason = entry.unless(graph, node)
     return entry if reason is None else reason
 

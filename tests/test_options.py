@@ -1,0 +1,101 @@
+"""What may be asked of `prune`, and how many stay."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxdpp.errors import UsageError
+from onnxdpp.options import Options, count_to_keep, parse_layer
+
+KEEP = st.floats(0, 1, exclude_min=True)
+WIDTH = st.integers(1, 10_000)
+
+
+@pytest.mark.parametrize("keep", [0.0, -0.0, -1.0, 1.0000001, 1.2, math.nan, math.inf, -math.inf])
+def test_keep_outside_of_its_range(keep: float) -> None:
+    with pytest.raises(UsageError, match=r"^keep is .*; it must be above 0 and at most 1: the fraction that stays\.$"):
+        Options(keep)
+    with pytest.raises(UsageError, match=r"^keep is "):
+        parse_layer(f"fc={keep}")
+
+
+@pytest.mark.parametrize("keep", [5e-324, 1e-9, 0.5, 1.0])
+def test_keep_inside_of_its_range(keep: float) -> None:
+    assert Options(keep).keep == keep
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("unit", "Neuron", "unit is 'Neuron'; it can be neuron, edge."),
+        ("method", "map", "method is 'map'; it can be dpp, dpp-sample, importance, random."),
+        ("kernel", "", "kernel is ''; it can be rbf, linear."),
+        ("refit", "ridge", "refit is 'ridge'; it can be affine, linear, none."),
+        ("provider", "gpu", "provider is 'gpu'; it can be auto, cpu, cuda."),
+        ("beta", 0.0, "beta is 0.0; it must be a positive number."),
+        ("beta", -1.0, "beta is -1.0; it must be a positive number."),
+        ("beta", math.inf, "beta is inf; it must be a positive number."),
+        ("beta", math.nan, "beta is nan; it must be a positive number."),
+        ("epsilon", 0.0, "epsilon is 0.0; it must be a positive number."),
+        ("epsilon", math.nan, "epsilon is nan; it must be a positive number."),
+        ("round_to", 0, "round_to is 0; it must be at least 1."),
+        ("batch_size", 0, "batch_size is 0; it must be at least 1."),
+        ("max_rows", -3, "max_rows is -3; it must be at least 1."),
+        ("seed", -1, "seed is -1; it must be at least 0 and below 2^64."),
+        ("seed", 2**64, "seed is 18446744073709551616; it must be at least 0 and below 2^64."),
+    ],
+)
+def test_option_that_cannot_be(name: str, value: object, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Options(0.5, **{name: value})  # type: ignore[arg-type]
+    assert str(refused.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "keep"),
+    [
+        ("fc1", "fc1", None),
+        ("fc1=0.5", "fc1", 0.5),
+        ("a=b=0.5", "a=b", 0.5),
+        ("fc*=1", "fc*", 1.0),
+        ("=0.5", "", 0.5),
+        ("/model/fc.0/Gemm=1e-1", "/model/fc.0/Gemm", 0.1),
+        ("層=.5", "層", 0.5),
+    ],
+)
+def test_layer_pattern(text: str, pattern: str, keep: float | None) -> None:
+    assert parse_layer(text) == (pattern, keep)
+
+
+@pytest.mark.parametrize("text", ["fc1=", "fc1=half", "fc1=50%", "a=b"])
+def test_layer_pattern_whose_keep_is_no_number(text: str) -> None:
+    with pytest.raises(UsageError, match=r"not a number\. Write PATTERN=KEEP; for a name that holds '=', write "):
+        parse_layer(text)
+
+
+@given(KEEP, WIDTH)
+def test_count_is_the_fraction_rounded_half_up(keep: float, n: int) -> None:
+    k = count_to_keep(keep, n)
+    assert 1 <= k <= n
+    assert k == 1 or abs(k - keep * n) <= 0.5 + 1e-9 * n
+    assert count_to_keep(1.0, n) == n
+
+
+@given(KEEP, WIDTH, st.integers(1, 64))
+def test_count_rounded_is_a_multiple_or_everything(keep: float, n: int, round_to: int) -> None:
+    k = count_to_keep(keep, n, round_to)
+    assert 1 <= k <= n
+    assert k % round_to == 0 or k == n
+    assert abs(k - count_to_keep(keep, n)) <= max(round_to / 2, round_to - 1)
+
+
+@given(st.tuples(KEEP, KEEP), WIDTH, st.integers(1, 64))
+def test_count_grows_with_the_fraction(keeps: tuple[float, float], n: int, round_to: int) -> None:
+    low, high = sorted(keeps)
+    assert count_to_keep(low, n, round_to) <= count_to_keep(high, n, round_to)
+
+
+def test_count_rounds_to_the_nearest_multiple_upwards_at_half() -> None:
+    assert [count_to_keep(k / 100, 100, 8) for k in (1, 4, 11, 12, 13, 20, 99, 100)] == [8, 8, 8, 16, 16, 24, 96, 100]
