@@ -730,18 +730,43 @@ def test_random_operator_in_a_body_is_seen() -> None:
     assert refused(proto)["fc1"] == "its input 'v' depends on a random operator"
 
 
-def test_random_operator_in_a_function_is_seen() -> None:
-    proto = model(
+@pytest.mark.parametrize(
+    "functions",
+    [
+        "noise (p) => (q) { r = RandomNormalLike(p)   q = Add(p, r) }",
+        "noise (p) => (q) { r = Constant <value_float = 0.5> ()   q, m = Dropout(p, r, r) }",
+    ],
+)
+def test_random_operator_in_a_function_is_seen(functions: str) -> None:
+    assert refused(behind_a_function(functions))["fc1"] == "its input 'v' depends on a random operator"
+
+
+def test_random_operator_in_a_function_that_a_function_calls_is_seen() -> None:
+    proto = behind_a_function(
+        "noise (p) => (q) { q = local.one(p) }",
+        "one (p) => (q) { q = local.two(p) }",
+        "two (p) => (q) { q = RandomNormalLike(p) }",
+    )
+    assert refused(proto)["fc1"] == "its input 'v' depends on a random operator"
+
+
+def test_function_without_a_random_operator_is_no_hindrance_upstream() -> None:
+    proto = behind_a_function("noise (p) => (q) { r, m = Dropout(p)   q = Relu(r) }")
+    assert widths(proto) == {"fc1": 5}
+    assert_sound(proto, X, tolerance=1e-5)
+
+
+def behind_a_function(*functions: str) -> ModelProto:
+    """A call of local.noise, then two MatMuls. Layers: fc1 (5), unless the noise is random."""
+    return model(
         """g (float[N, 4] x) => (float[N, 3] y) {
             v = local.noise(x)   [fc1] a = MatMul(v, W1)   [fc2] y = MatMul(a, W2)
         }""",
         imports={"local": 1},
-        functions="""<domain: "local", opset_import: ["": 17]>
-            noise (p) => (q) { r = RandomNormalLike(p)   q = Add(p, r) }""",
+        functions=" ".join(f'<domain: "local", opset_import: ["": 17, "local": 1]> {text}' for text in functions),
         W1=(4, 5),
         W2=(5, 3),
     )
-    assert refused(proto)["fc1"] == "its input 'v' depends on a random operator"
 
 
 def test_constant_that_spreads_one_neuron_is_refused() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.random import SeedSequence, default_rng
+from numpy.random import SeedSequence
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
@@ -16,9 +16,7 @@ from onnxdpp.algebra.moments import Accumulator, Moments
 from onnxdpp.algebra.selection import (
     KERNELS,
     METHODS,
-    Items,
     Rule,
-    choose,
     choose_edges,
     choose_neurons,
     edge_beta,
@@ -174,11 +172,10 @@ def test_importance_counts_the_consumers_at_all_taps() -> None:
 
 
 def test_random_neurons_are_uniform_over_all_subsets() -> None:
-    items = Items(np.zeros(5), np.zeros(5), lambda: np.eye(5))
-    rng = default_rng(0)
+    observed = [drawn(0, n=5)]
     counts: dict[tuple[int, ...], int] = {}
-    for _ in range(4000):
-        kept = tuple(choose(items, 2, Rule("random"), rng).tolist())
+    for seed in range(4000):
+        kept = tuple(neurons(observed, 2, Rule("random"), seed).tolist())
         counts[kept] = counts.get(kept, 0) + 1
     assert len(counts) == 10
     assert chisquare(list(counts.values())).pvalue > 1e-3

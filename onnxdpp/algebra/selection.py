@@ -20,18 +20,20 @@ The kernels: see `kernels`. The draws and the mode: see `dpp` and `greedy`.
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import cached_property, partial
 
 import numpy as np
-from numpy.random import Generator, SeedSequence, default_rng
+from numpy.random import SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from onnxdpp.algebra.dpp import sample_k_dpp
-from onnxdpp.algebra.greedy import maximise_by_columns
-from onnxdpp.algebra.kernels import edge_gram, linear_kernel, median_squared_distance, rbf_kernel
+from onnxdpp.algebra.dpp import maximise_k_dpp, sample_k_dpp
+from onnxdpp.algebra.edges import EdgeKernel, maximise_edges, sample_edges
+from onnxdpp.algebra.kernels import linear_kernel, median_squared_distance, rbf_kernel
 from onnxdpp.algebra.moments import Matrix, Moments
 
 Indices = NDArray[np.intp]
+
+METHODS = ("dpp", "dpp-sample", "importance", "random")
+KERNELS = ("rbf", "linear")
 
 
 @dataclass(frozen=True)
@@ -57,64 +59,6 @@ class Rule:
     def uses_kernel(self) -> bool:
         """Whether the method looks at a kernel at all."""
         return self.method in ("dpp", "dpp-sample")
-
-
-@dataclass(frozen=True)
-class Items:
-    """One problem: n items, what each is worth, and how alike they are.
-
-    Attributes
-    ----------
-    contribution : (n,) float64 array
-        Squared weight times variance: decides between items that the kernel cannot tell apart.
-    importance : (n,) float64 array
-    make_likelihood : callable
-        Gives L', (n, n) float64; called only by methods that look at it.
-    """
-
-    contribution: Matrix
-    importance: Matrix
-    make_likelihood: Callable[[], Matrix]
-
-    @cached_property
-    def likelihood(self) -> Matrix:
-        """L', (n, n) float64."""
-        return self.make_likelihood()
-
-
-def _mode(items: Items, k: int, epsilon: float, _: Generator) -> Indices:
-    likelihood = items.likelihood
-    return maximise_by_columns(
-        likelihood.__getitem__, np.diagonal(likelihood), k, epsilon=epsilon, contribution=items.contribution
-    )
-
-
-def _draw(items: Items, k: int, epsilon: float, rng: Generator) -> Indices:
-    return sample_k_dpp(items.likelihood, k, epsilon=epsilon, rng=rng)
-
-
-def _largest(items: Items, k: int, _: float, __: Generator) -> Indices:
-    return np.argsort(-items.importance, kind="stable")[:k]
-
-
-def _uniform(items: Items, k: int, _: float, rng: Generator) -> Indices:
-    return rng.choice(len(items.importance), k, replace=False)
-
-
-METHODS: dict[str, Callable[[Items, int, float, Generator], Indices]] = {
-    "dpp": _mode,
-    "dpp-sample": _draw,
-    "importance": _largest,
-    "random": _uniform,
-}
-KERNELS = ("rbf", "linear")
-
-
-def choose(items: Items, k: int, rule: Rule, rng: Generator) -> Indices:
-    """The (k,) sorted indices of the items that stay."""
-    if k == len(items.importance):
-        return np.arange(k)
-    return np.sort(METHODS[rule.method](items, k, rule.epsilon, rng))
 
 
 def neuron_beta(observed: Sequence[Moments], rule: Rule) -> float | None:
@@ -144,12 +88,20 @@ def choose_neurons(observed: Sequence[Moments], k: int, rule: Rule, beta: float 
     -------
     (k,) sorted integer array
     """
-    items = Items(
-        contribution=_sum_over(observed, lambda part: (part.weights**2).sum(1) * part.variance_x),
-        importance=np.abs(np.hstack([part.weights for part in observed])).mean(1),
-        make_likelihood=partial(_neuron_kernel, observed, rule, beta),
-    )
-    return choose(items, k, rule, default_rng(seed))
+    n = len(observed[0].gram)
+    if k == n:
+        return np.arange(n)
+    if rule.method == "importance":
+        chosen = _largest(np.abs(np.hstack([part.weights for part in observed])).mean(1), k)
+    elif rule.method == "random":
+        chosen = default_rng(seed).choice(n, k, replace=False)
+    elif rule.method == "dpp-sample":
+        kernel = _neuron_kernel(observed, beta)
+        chosen = sample_k_dpp(kernel, k, epsilon=rule.epsilon, rng=default_rng(seed))
+    else:
+        worth = _sum_over(observed, lambda part: (part.weights**2).sum(1) * part.variance_x)
+        chosen = maximise_k_dpp(_neuron_kernel(observed, beta), k, epsilon=rule.epsilon, contribution=worth)
+    return np.sort(chosen)
 
 
 def choose_edges(
@@ -174,38 +126,39 @@ def choose_edges(
     (k, m) integer array
         Column j, sorted: the inputs that output j keeps.
     """
-    one = partial(_choose_edges_of, moments, k, rule, beta)
-    m = moments.weights.shape[1]
-    return np.stack(list(executor.map(one, range(m), seed.spawn(m))), axis=1)
+    weights = moments.weights
+    n, m = weights.shape
+    if k == n:
+        return np.tile(np.arange(n)[:, None], m)
+    if rule.method == "importance":
+        chosen = _largest(np.abs(weights), k)
+    elif rule.method == "random":
+        draws = [default_rng(child).choice(n, k, replace=False) for child in seed.spawn(m)]
+        chosen = np.stack(draws, axis=1)
+    else:
+        kernel = EdgeKernel(moments.covariance if beta is None else moments.gram, beta)
+        if rule.method == "dpp-sample":
+            chosen = sample_edges(kernel, weights, k, epsilon=rule.epsilon, seed=seed, executor=executor)
+        else:
+            chosen = maximise_edges(
+                kernel, weights, k, epsilon=rule.epsilon, variances=moments.variance_x, executor=executor
+            )
+    return np.sort(chosen, axis=0)
 
 
-def _choose_edges_of(
-    moments: Moments, k: int, rule: Rule, beta: float | None, output: int, seed: SeedSequence
-) -> Indices:
-    weights = np.ascontiguousarray(moments.weights[:, output])
-    items = Items(
-        contribution=weights**2 * moments.variance_x,
-        importance=np.abs(weights),
-        make_likelihood=partial(_edge_kernel, moments, weights, rule, beta),
-    )
-    return choose(items, k, rule, default_rng(seed))
+def _largest(scores: Matrix, k: int) -> Indices:
+    """The k largest along the first axis; ties go to the lower index."""
+    return np.argsort(-scores, axis=0, kind="stable")[:k]
 
 
-def _neuron_kernel(observed: Sequence[Moments], rule: Rule, beta: float | None) -> Matrix:
-    if rule.kernel == "linear":
-        if len(observed) == 1:
-            return linear_kernel(observed[0].covariance, observed[0].weights)
-        shared = _sum_over(observed, lambda part: (part.weights @ part.weights.T) * part.covariance)
-        return linear_kernel(shared, np.ones(len(shared)))
-    assert beta is not None
-    return rbf_kernel(_mean_gram(observed), beta)
-
-
-def _edge_kernel(moments: Moments, weights: Matrix, rule: Rule, beta: float | None) -> Matrix:
-    if rule.kernel == "linear":
-        return linear_kernel(moments.covariance, weights)
-    assert beta is not None
-    return rbf_kernel(edge_gram(moments.gram, weights), beta)
+def _neuron_kernel(observed: Sequence[Moments], beta: float | None) -> Matrix:
+    """L' (n, n) of a layer: rbf with this beta, linear without."""
+    if beta is not None:
+        return rbf_kernel(_mean_gram(observed), beta)
+    if len(observed) == 1:
+        return linear_kernel(observed[0].covariance, observed[0].weights)
+    shared = _sum_over(observed, lambda part: (part.weights @ part.weights.T) * part.covariance)
+    return linear_kernel(shared, np.ones(len(shared)))
 
 
 def _mean_gram(observed: Sequence[Moments]) -> Matrix:
