@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import traceback
@@ -27,6 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except OSError as error:
         code = _lost_output(error) or code
+    try:
+        sys.stderr.flush()
+    except OSError:  # nobody reads it; at exit it would be flushed again, and the code would be 120
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     sys.exit(code)
 
 
@@ -124,7 +129,7 @@ def _check_environment() -> None:
             "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu (or onnxruntime)"
         )
     onnx = _installed("onnx")
-    if onnx is None or tuple(int(part) for part in onnx.split(".")[:2]) < OLDEST_ONNX:
+    if onnx is None or tuple(int(part) for part in re.findall(r"\d+", onnx)[:2]) < OLDEST_ONNX:
         raise MachineError(f"onnxdpp needs onnx >= 1.21, found {onnx or 'none'}. Run: pip install --upgrade onnx")
 
 

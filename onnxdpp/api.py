@@ -19,7 +19,7 @@ from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import find_layers, find_projections
 from onnxdpp.graph.model import FileInfo, file_info, load_model, save_model
 from onnxdpp.graph.rewriting import in_order
-from onnxdpp.options import Options, parse_layer
+from onnxdpp.options import Options, parse_layer, parse_pattern
 from onnxdpp.pruning import Progress, execute, plan
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
 
@@ -59,7 +59,8 @@ def prune(
     model: Model,
     calib: Calibration,
     *,
-    keep: float,
+    keep: float | None = None,
+    pattern: str | None = None,
     unit: str = "neuron",
     method: str = "dpp",
     kernel: str = "rbf",
@@ -86,6 +87,9 @@ def prune(
         name, or batches of them (an iterable that starts anew each time; a one-shot iterator is read into a list).
     keep : float
         Fraction that stays, 0 < keep <= 1: of the neurons of every layer, or of the edges into every output.
+    pattern : str
+        Instead of `keep`, for edges: ``"2:4"`` keeps 2 of every 4 consecutive inputs of each output, as sparse tensor
+        cores want it; ``"N:M"`` any other.
     unit : {"neuron", "edge"}
         Neurons: shapes shrink. Edges: weights become zero.
     method : {"dpp", "dpp-sample", "importance", "random"}
@@ -123,6 +127,7 @@ def prune(
     options = Options(
         keep, unit, method, kernel, beta, epsilon, refit,
         tuple(parse_layer(text) for text in layers), tuple(skip), round_to, seed, provider, batch_size, max_rows,
+        None if pattern is None else parse_pattern(pattern),
     )  # fmt: skip
     proto, info = _opened(model)
     graph = Graph(in_order(proto))
@@ -233,6 +238,7 @@ def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
     given["beta"] = "auto" if options.beta is None else options.beta
     given["layers"] = [pattern if keep is None else f"{pattern}={keep}" for pattern, keep in options.layers]
     given["skip"] = list(options.skip)
+    given["pattern"] = None if options.pattern is None else ":".join(map(str, options.pattern))
     return given
 
 

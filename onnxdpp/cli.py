@@ -49,8 +49,16 @@ def _say(text: str) -> None:
         click.echo(text, err=True)
 
 
+class _Results(Console):
+    """Writes to stdout."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave it to the entry point; rich would end with code 1."""
+        raise  # noqa: PLE0704  (the BrokenPipeError that is being handled)
+
+
 def _show(parts: Iterator[RenderableType]) -> None:
-    console = Console(file=sys.stdout, highlight=False, markup=False)
+    console = _Results(file=sys.stdout, highlight=False, markup=False)
     console.width = max(console.width, LEAST_WIDTH) if sys.stdout.isatty() else PLAIN_WIDTH
     for number, part in enumerate(parts):
         if number:
@@ -86,7 +94,8 @@ def inspect(model: str, as_json: bool, debug: bool) -> None:
 @cli.command()
 @click.argument("model")
 @click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
-@click.option("--keep", required=True, type=float, metavar="F", help="Fraction that stays, 0 < F <= 1.")
+@click.option("--keep", type=float, metavar="F", help="Fraction that stays, 0 < F <= 1.")
+@click.option("--pattern", metavar="N:M", help="Instead, for edges: N of every M consecutive inputs (2:4).")
 @click.option("-o", "--output", metavar="OUT", help="Default: <stem>.pruned.onnx beside MODEL.")
 @click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge", help="What is dropped.")
 @click.option("--method", default="dpp", show_default=True, metavar="dpp|dpp-sample|importance|random")

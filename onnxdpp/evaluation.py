@@ -10,6 +10,7 @@ from onnxdpp.errors import ModelError, OnnxdppError
 from onnxdpp.graph.batches import Batch, Batches
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph
+from onnxdpp.graph.rewriting import Names
 from onnxdpp.graph.walking import all_nodes, all_tensors, is_external, quoted
 
 FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
@@ -55,10 +56,11 @@ def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
     model = ModelProto()
     model.CopyFrom(graph.model)
     del model.graph.output[:]
+    names = Names(graph)
     counted = [n for n in graph.nodes if n.op_type in COUNTED and n.domain in ONNX_DOMAINS]
     for index, node in enumerate(counted):
         for slot, value in enumerate((node.input[0], node.input[1], node.output[0])):
-            name = f"onnxdpp/shape/{index}/{slot}"
+            name = names.fresh(f"onnxdpp/shape/{index}/{slot}")
             model.graph.node.append(helper.make_node("Shape", [value], [name]))
             model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
     if not counted:

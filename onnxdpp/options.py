@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from onnxdpp.algebra.refit import FORMS
-from onnxdpp.algebra.selection import KERNELS, METHODS, Rule
+from onnxdpp.algebra.selection import KERNELS, METHODS, Rule, pattern_sizes
 from onnxdpp.errors import UsageError
 
 UNITS = ("neuron", "edge")
@@ -16,7 +16,7 @@ PROVIDERS = ("auto", "cpu", "cuda")
 class Options:
     """What is asked of `prune`; see there."""
 
-    keep: float
+    keep: float | None = None
     unit: str = "neuron"
     method: str = "dpp"
     kernel: str = "rbf"
@@ -30,9 +30,15 @@ class Options:
     provider: str = "auto"
     batch_size: int | None = None
     max_rows: int | None = None
+    pattern: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        _check_keep(self.keep)
+        if (self.keep is None) == (self.pattern is None):
+            raise UsageError("Give either a keep or, for edges, a pattern such as 2:4.")
+        if self.keep is not None:
+            _check_keep(self.keep)
+        if self.pattern is not None:
+            self._check_pattern()
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}.")
@@ -46,10 +52,26 @@ class Options:
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2^64.")
 
+    def _check_pattern(self) -> None:
+        if self.unit != "edge":
+            raise UsageError("A pattern is for edges. Add --unit edge.")
+        if self.method == "dpp-sample":
+            raise UsageError("A pattern cannot be drawn by dpp-sample. Take dpp, importance or random.")
+        if self.round_to != 1 or any(keep is not None for _, keep in self.layers):
+            raise UsageError("A pattern fixes how many edges stay: it goes with neither --round-to nor a layer's keep.")
+
+    def count(self, keep: float | None, n: int) -> int:
+        """How many of the n neurons of a layer, or edges into an output, stay at this keep."""
+        if self.pattern is not None:
+            return sum(pattern_sizes(n, self.pattern))
+        keep = self.keep if keep is None else keep
+        assert keep is not None
+        return count_to_keep(keep, n, self.round_to)
+
     @property
     def rule(self) -> Rule:
         """How neurons or edges are chosen."""
-        return Rule(self.method, self.kernel, self.beta, self.epsilon)
+        return Rule(self.method, self.kernel, self.beta, self.epsilon, self.pattern)
 
 
 CHOICES: dict[str, Sequence[str]] = {
@@ -79,6 +101,20 @@ def parse_layer(text: str) -> tuple[str, float | None]:
         ) from None
     _check_keep(keep)
     return pattern, keep
+
+
+def parse_pattern(text: str) -> tuple[int, int]:
+    """N and M of a pattern ``N:M``: N of every M consecutive inputs stay.
+
+    >>> parse_pattern("2:4")
+    (2, 4)
+    """
+    parts = text.split(":")
+    if len(parts) == 2 and all(part.isascii() and part.isdigit() for part in parts):
+        n, m = int(parts[0]), int(parts[1])
+        if 1 <= n <= m:
+            return n, m
+    raise UsageError(f"The pattern {text!r} is not N:M with 1 <= N <= M, such as 2:4.")
 
 
 def _check_keep(keep: float) -> None:

@@ -33,7 +33,7 @@ from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer, Projection, Refusal, find_layers, find_projections
 from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, with_biases
 from onnxdpp.graph.walking import quoted
-from onnxdpp.options import Options, count_to_keep
+from onnxdpp.options import Options
 from onnxdpp.report import LayerResult
 
 Progress: TypeAlias = Callable[[str, float], None]
@@ -97,7 +97,7 @@ def plan(graph: Graph, options: Options) -> Plan:
     for part in found:
         keep, reason = _wish(part.name, options)
         if reason is None:
-            targets.append(Target(part, count_to_keep(keep, part.n, options.round_to)))
+            targets.append(Target(part, options.count(keep, part.n)))
         else:
             refused.append(Refusal(part.name, reason))
     if not targets:
@@ -106,15 +106,15 @@ def plan(graph: Graph, options: Options) -> Plan:
     return Plan(tuple(targets), tuple(refused))
 
 
-def _wish(name: str, options: Options) -> tuple[float, str | None]:
-    """The keep that the options give the layer `name`; or the reason why it is left alone."""
+def _wish(name: str, options: Options) -> tuple[float | None, str | None]:
+    """The keep that the options give the layer `name` alone, if any; or the reason why it is left as it is."""
     for pattern in options.skip:
         if fnmatchcase(name, pattern):
-            return 1.0, f"protected by --skip {pattern}"
+            return None, f"protected by --skip {pattern}"
     matches = [keep for pattern, keep in options.layers if fnmatchcase(name, pattern)]
     if options.layers and not matches:
-        return 1.0, "no --layer pattern names it"
-    return (matches[-1] if matches and matches[-1] is not None else options.keep), None
+        return None, "no --layer pattern names it"
+    return (matches[-1] if matches else None), None
 
 
 def execute(

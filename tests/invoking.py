@@ -60,7 +60,7 @@ def execute(*arguments: object, env: Mapping[str, str | None] | None = None, **o
     """Run `python -m onnxdpp` to its end."""
     process = spawn(*arguments, env=env, **options)
     out, err = process.communicate(timeout=120)
-    return Outcome(process.returncode, (out or b"").decode(), (err or b"").decode())
+    return Outcome(process.returncode, *(text.decode(errors="replace") for text in (out or b"", err or b"")))
 
 
 @contextmanager

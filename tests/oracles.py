@@ -3,7 +3,7 @@
 A. Dropping neurons gives what the original gives when the consumers' entries for these neurons are zero.
 B. The order of the neurons is nobody's business: permuting them leaves all outputs as they are.
 
-A alone would pass a layer that nothing depends on; B alone passes Softmax over the neurons.
+A alone passes a running sum whose last neurons go; B alone passes Softmax over the neurons.
 """
 
 from collections.abc import Mapping, Sequence

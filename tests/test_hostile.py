@@ -192,15 +192,6 @@ def tensor(proto: ModelProto, name: str = "w1") -> TensorProto:
     return next(tensor for tensor in proto.graph.initializer if tensor.name == name)
 
 
-def swap(nodes: Any) -> None:
-    """Turn the order of the nodes around."""
-    turned = [helper.make_node("Identity", ["x"], ["x2"])]
-    turned.clear()
-    turned.extend(reversed([onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]))
-    del nodes[:]
-    nodes.extend(turned)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -238,7 +229,9 @@ def test_model_that_cannot_be(prune: Run, net: Path, tmp_path: Path, change: Cha
 
 def test_model_of_unsorted_nodes_is_pruned_and_sorted(pruned: Callable[..., Any]) -> None:
     sorted_, unsorted = mlp(), mlp()
-    swap(unsorted.graph.node)
+    nodes = list(reversed(unsorted.graph.node))
+    del unsorted.graph.node[:]
+    unsorted.graph.node.extend(nodes)
     a, b = pruned(sorted_)[0], pruned(unsorted)[0]
     assert a.graph.node == b.graph.node
     assert sorted(t.SerializeToString() for t in a.graph.initializer) == sorted(
@@ -249,71 +242,80 @@ def test_model_of_unsorted_nodes_is_pruned_and_sorted(pruned: Callable[..., Any]
 # 25, 30, 33, 36: layers that are left alone, each with its reason
 
 
-def three(first: str, w: str = "w2", **weights: Any) -> ModelProto:
-    """A network of three square layers, whose first may be made impossible."""
-    return model(
+def beside(first: str, z: tuple[Any, ...] = ("N", 8), **weights: Any) -> ModelProto:
+    """`first` from value x to value a, and a network behind it; beside them, one whose fc3 can be pruned."""
+    proto = model(
         f"""g (float[N, 8] x) => (float[N, 8] y) {{
             {first}
             p = Relu(a)
-            [fc2] c = Gemm(p, {w}, b)
+            [fc2] z = MatMul(p, w2)
+            [fc3] c = Gemm(x, w3, b)
             q = Tanh(c)
-            [fc3] d = Gemm(q, w3, b)
-            r = Tanh(d)
-            [fc4] y = Gemm(r, w4, b)
+            [fc4] y = Gemm(q, w4, b)
         }}""",
-        **{**dict.fromkeys(("w1", w, "w3", "w4"), (8, 8)), "b": (8,), **weights},
+        **{**dict.fromkeys(("w1", "w2", "w3", "w4"), (8, 8)), "b": (8,), **weights},
     )
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, z))
+    return proto
 
 
 def also_input() -> ModelProto:
-    proto = three("[fc1] a = Gemm(x, w1, b)")
+    proto = beside("[fc1] a = Gemm(x, w1, b)")
     proto.graph.input.append(helper.make_tensor_value_info("w1", TensorProto.FLOAT, [8, 8]))
     return proto
 
 
 def also_output(name: str) -> ModelProto:
-    proto = three("[fc1] a = Gemm(x, w1, b)")
+    proto = beside("[fc1] a = Gemm(x, w1, b)")
     shape = [8, 8] if name == "w1" else ["N", 8]
     proto.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return proto
+
+
+def transposed() -> ModelProto:
+    """A batch of exactly 8 rows, which the first layer takes for features."""
+    proto = beside("[fc1] a = Gemm <transA = 1> (x, w1, b)")
+    for value in (proto.graph.input[0], proto.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = 8
     return proto
 
 
 @pytest.mark.parametrize(
     ("proto", "reason"),
     [
-        (three("[fc1] a = Gemm(x, w2, b)", w1=()), "its weight 'w2' is shared with Gemm 'fc2'"),
+        (beside("[fc1] a = Gemm(x, w2, b)"), "its weight 'w2' is shared with MatMul 'fc2'"),
         (also_input(), "its weight is not constant: 'w1' is also a graph input, so that callers may override it"),
         (also_output("w1"), "its weight 'w1' is shared with the graph's outputs"),
         (also_output("p"), "its value 'p' is a graph output"),
-        (three("[fc1] a0 = Gemm(x, w1, b) a = Softmax(a0)"), "Softmax 'a' mixes neurons"),
-        (three("[fc1] a = MatMul(x, w1)", w1=np.ones((1, 8, 8), np.float32)), "not a float matrix"),
-        (three("[fc1] a0 = Gemm <transA = 1>(x, w1, b) a = Mul(a0, b)", N=8), "its input is transposed (transA)"),
+        (beside("[fc1] a0 = Gemm(x, w1, b) a = Softmax(a0)"), "Softmax 'a' mixes neurons"),
         (
-            three("noise = RandomNormalLike(x) xx = Add(x, noise) [fc1] a = Gemm(xx, w1, b)"),
+            beside("[fc1] a = MatMul(x, w1)", (1, "N", 8), w1=np.ones((1, 8, 8), np.float32)),
+            "its weight 'w1' is float32 (1, 8, 8), not a matrix",
+        ),
+        (
+            beside("[fc1] a0 = MatMul(x, w1) a = MatMul(a0, w0)", w1=np.zeros((8, 0), np.float32), w0=(0, 8)),
+            "its weight 'w1' is float32 (8, 0), not a matrix",
+        ),
+        (transposed(), "its input is transposed (transA)"),
+        (
+            beside("noise = RandomNormalLike(x) xx = Add(x, noise) [fc1] a = Gemm(xx, w1, b)"),
             "its input 'xx' depends on a random operator",
         ),
         (
-            three(
+            beside(
                 "[fc1] a0 = Gemm(x, w1, b) a = Dropout(a0, ratio, train)",
-                ratio=np.float32(0.5), train=np.bool_(True),
+                ratio=np.array(0.5, np.float32), train=np.array(True),
             ),
-            "random",
+            "Dropout 'a' may drop at random (training mode)",
         ),
     ],
-    ids=lambda value: value[:40] if isinstance(value, str) else "",
+    ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip
-def test_layer_left_alone_with_its_reason(onnxdpp: Run, tmp_path: Path, proto: ModelProto, reason: str) -> None:
-    if "transA" in reason:  # a square input, its rows being features
-        proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 8
-        proto.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 8
-    path = stored(proto, tmp_path / "net.onnx")
-    outcome = onnxdpp("prune", path, "--calib", "random:40", "--keep", 0.5, "--provider", "cpu", "--json")
-    assert outcome.code == 0, outcome.err
-    report = json.loads(outcome.out)
+def test_layer_left_alone_with_its_reason(pruned: Callable[..., Any], proto: ModelProto, reason: str) -> None:
+    _, report, _ = pruned(proto)
     (told,) = (refused["reason"] for refused in report["refusals"] if refused["name"] == "fc1")
     assert reason in told
-    assert "fc1" not in [layer["name"] for layer in report["layers"]]
-    assert report["layers"]
+    assert [layer["name"] for layer in report["layers"]] == ["fc3"]
 
 
 def test_tied_embeddings_are_left_alone(pruned: Callable[..., Any]) -> None:
@@ -383,15 +385,6 @@ def test_unusual_constants_and_convolutions_stay(pruned: Callable[..., Any], kin
     assert tensor(after, "c") == tensor(proto, "c")
     convolutions = [refused for refused in report["refusals"] if "Conv is not supported yet" in refused["reason"]]
     assert len(convolutions) == (kind in ("grouped", "depthwise", "pointwise"))
-
-
-def test_weight_of_size_zero_is_refused_or_left_alone(onnxdpp: Run, tmp_path: Path) -> None:
-    proto = three("[fc1] a0 = MatMul(x, w1) a = MatMul(a0, w0)", w1=np.zeros((8, 0), np.float32), w0=(0, 8))
-    path = stored(proto, tmp_path / "net.onnx")
-    outcome = onnxdpp("prune", path, "--calib", "random:40", "--keep", 0.5, "--provider", "cpu", "--json")
-    assert outcome.code == 0
-    refusals = {refused["name"]: refused["reason"] for refused in json.loads(outcome.out)["refusals"]}
-    assert refusals["fc1"] == "its weight 'w1' is float32 (8, 0), not a float matrix"
 
 
 def quantized() -> ModelProto:
@@ -497,8 +490,7 @@ def doubled() -> ModelProto:
 UNLUCKY = {
     "denormal": replaced("w2", ..., 1e-42),
     "one denormal": replaced("w2", (0, 0), 1e-42),
-    "huge": replaced("w3", (0, 0), 3e38),
-    "all huge": replaced("w2", ..., 3e36),
+    "huge": replaced("w2", ..., 3e36),
     "zero layer": replaced("w1", ..., 0.0),
     "zero consumer": replaced("w3", ..., 0.0),
     "dead": dead(),
@@ -513,6 +505,18 @@ def test_unlucky_weights_work(pruned: Callable[..., Any], tmp_path: Path, kind: 
     for kernel in ("rbf", "linear") if method.startswith("dpp") else ("rbf",):
         pruned(UNLUCKY[kind], "--unit", unit, "--method", method, "--kernel", kernel, x=data())
         assert np.isfinite(answers(tmp_path / "pruned.onnx", x=data(9))[0]).all()
+
+
+def test_weight_that_cannot_hold_what_others_carried(prune: Run, net: Path, tmp_path: Path) -> None:
+    """Twelve equal neurons, each with a weight of 1e38."""
+    proto = mlp(
+        w2=np.full((16, 12), 0.01, np.float32), b2=np.zeros(12, np.float32), w3=np.full((12, 3), 1e38, np.float32)
+    )
+    stored(proto, net)
+    assert prune("--refit", "none", "-o", tmp_path / "a.onnx").code == 0
+    with untouched(tmp_path):
+        line = refusal(prune("--layer", "fc2=0.1"), 3)
+    assert "The refitted weights of 'fc3' do not fit into float32." in line
 
 
 def test_twins_cost_nothing(pruned: Callable[..., Any]) -> None:
@@ -560,10 +564,9 @@ def test_pruned_model_pruned_again_to_everything_stays(pruned: Callable[..., Any
     assert again == once
 
 
-@pytest.mark.parametrize("method", ["dpp", "importance"])
-def test_pruned_edges_pruned_again_alike_stay(pruned: Callable[..., Any], method: str) -> None:
-    once, first, _ = pruned(mlp(), "--unit", "edge", "--method", method, x=data())
-    again, second, _ = pruned(once, "--unit", "edge", "--method", method, x=data())
+def test_pruned_edges_pruned_again_alike_stay(pruned: Callable[..., Any]) -> None:
+    once, first, _ = pruned(mlp(), "--unit", "edge", "--method", "importance", x=data())
+    again, second, _ = pruned(once, "--unit", "edge", "--method", "importance", x=data())
     assert second["model"]["after"]["nonzero"] == first["model"]["after"]["nonzero"]
     assert second["discrepancy"]["y"]["relative_l2"] < 1e-4
     for name in ("w1", "w2", "w3"):
@@ -612,15 +615,26 @@ def test_everything_that_pruning_does_not_name_stays(pruned: Callable[..., Any],
 # 42, 43: names
 
 
-def test_nodes_without_names_or_with_the_same_are_told_apart(pruned: Callable[..., Any]) -> None:
-    for names, expected in ((["", "", ""], ["w1", "w2"]), (["same", "same", "same"], ["same", "same#2"])):
-        proto = mlp()
-        for node, name in zip([n for n in proto.graph.node if n.op_type == "Gemm"], names, strict=True):
-            node.name = name
-        _, report, _ = pruned(proto)
-        assert [layer["name"] for layer in report["layers"]] == expected
-    _, report, _ = pruned(proto, "--layer", "same#2")
-    assert [layer["name"] for layer in report["layers"]] == ["same#2"]
+def test_nodes_without_names_are_told_apart(pruned: Callable[..., Any]) -> None:
+    proto = mlp()
+    for node in proto.graph.node:
+        node.name = ""
+    _, report, _ = pruned(proto)
+    assert [layer["name"] for layer in report["layers"]] == ["w1", "w2"]
+    proto.graph.node[0].name = "w2"
+    _, report, _ = pruned(proto)
+    assert [layer["name"] for layer in report["layers"]] == ["w2", "w2#2"]
+    _, report, _ = pruned(proto, "--layer", "w2#2")
+    assert [layer["name"] for layer in report["layers"]] == ["w2#2"]
+
+
+def test_nodes_with_the_same_name_are_refused_as_by_onnxruntime(prune: Run, net: Path, tmp_path: Path) -> None:
+    proto = mlp()
+    for node in proto.graph.node:
+        node.name = "same"
+    stored(proto, net)
+    with untouched(tmp_path):
+        assert "onnxruntime cannot load the model: " in refusal(prune(), 3)
 
 
 def test_names_that_pruning_would_give_are_taken_already(pruned: Callable[..., Any]) -> None:
@@ -687,9 +701,14 @@ def npz(folder: Path, **arrays: Any) -> Path:
     return folder / "data.npz"
 
 
-def npy(folder: Path, header: str, values: bytes = b"") -> Path:
+def npy(folder: Path, header: str) -> Path:
+    """A .npy file of a header and no values."""
     text = header.encode("latin1")
-    return written(folder / "data.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + values)
+    return written(folder / "data.npy", b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text)
+
+
+def shaped(shape: str) -> Callable[[Path], Path]:
+    return lambda folder: npy(folder, f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n")
 
 
 def flipped(folder: Path) -> Path:
@@ -703,9 +722,10 @@ def twice_named(folder: Path) -> Path:
     one = npz(folder, x=data())
     with zipfile.ZipFile(one) as source:
         member = source.read("x.npy")
-    with zipfile.ZipFile(one, "w") as packed, pytest.warns(UserWarning, match="Duplicate"):
+    with zipfile.ZipFile(one, "w") as packed:
         packed.writestr("x.npy", member)
-        packed.writestr("x.npy", member)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            packed.writestr("x.npy", member)
     return one
 
 
@@ -724,9 +744,9 @@ BAD_DATA: list[tuple[str, Callable[[Path], object], str]] = [
     ("bad checksum", flipped, "Bad CRC-32"),
     ("text", lambda f: written(f / "a.csv", b"1,2,3\n"), "is neither an .npz nor a .npy file"),
     ("pickle", lambda f: npz(f, x=np.array([{}, []], object)), "holds Python objects, which are never unpickled"),
-    ("lying header", lambda f: npy(f, f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2**40}, 8), }}\n"), "damaged"),
-    ("negative", lambda f: npy(f, "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 8), }\n"), "damaged"),
-    ("overflow", lambda f: npy(f, f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({2**62}, 8), }}\n"), "damaged"),
+    ("lying header", shaped("(1099511627776, 8)"), "The file is damaged"),
+    ("negative", shaped("(-1, 8)"), "The file is damaged"),
+    ("overflow", shaped("(4611686018427387904, 8)"), "The file is damaged"),
     ("code", lambda f: npy(f, "__import__('os').abort()\n"), "has no valid .npy header"),
     ("names doubled", twice_named, "has two arrays named 'x'"),
     ("no member of numbers", lambda f: written(f / "a.npz", archive(**{"x.txt": b"1"})), "that is no .npy array"),

@@ -181,10 +181,33 @@ def test_bias_of_a_matmul_on_either_side(expression: str, factor: float) -> None
     assert_sound(proto, X, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("body", ["a = Add(p, b1)  o = Identity(p)", "a = Add(p, b1)  o = Identity(a)  z = Exp(p)"])
-def test_added_constant_is_no_bias_where_the_product_is_read_elsewhere(body: str) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Add(p, b1)   o = Identity(p)",
+        "a = Mul(p, b1)   o = Neg(a)",
+        "a = Add(p, p)   o = Neg(a)",
+        "x2 = Abs(b1)   a = Add(p, x2)   o = Neg(a)",
+        """a = Add(p, b1)   c = Constant <value = bool {1}> ()
+        o = If (c) <
+            then_branch = yes () => (float[N, 5] t) { t = Identity(p) },
+            else_branch = no () => (float[N, 5] e) { e = Neg(p) }
+        >""",
+    ],
+    ids=["read-twice", "Mul", "itself", "computed", "captured"],
+)
+def test_what_is_no_bias_of_a_matmul(body: str) -> None:
     proto = model(
         f"g (float[N, 4] x) => (float[N, 5] a, float[N, 5] o) {{ [fc1] p = MatMul(x, W1)  {body} }}",
+        W1=(4, 5),
+        b1=(5,),
+    )
+    assert projections(proto)["fc1"].bias is None
+
+
+def test_constant_added_to_a_graph_output_is_no_bias() -> None:
+    proto = model(
+        "g (float[N, 4] x) => (float[N, 5] p, float[N, 5] a) { [fc1] p = MatMul(x, W1)   a = Add(p, b1) }",
         W1=(4, 5),
         b1=(5,),
     )
@@ -734,7 +757,7 @@ def test_random_operator_in_a_body_is_seen() -> None:
     "functions",
     [
         "noise (p) => (q) { r = RandomNormalLike(p)   q = Add(p, r) }",
-        "noise (p) => (q) { r = Constant <value_float = 0.5> ()   q, m = Dropout(p, r, r) }",
+        "noise (p) => (q) { r = Constant <value_float = 0.5> ()   t = Cast <to = 9> (r)   q, m = Dropout(p, r, t) }",
     ],
 )
 def test_random_operator_in_a_function_is_seen(functions: str) -> None:

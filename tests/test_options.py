@@ -1,11 +1,13 @@
 """What may be asked of `prune`, and how many stay."""
 
 import math
+import re
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import onnxdpp
 from onnxdpp.errors import UsageError
 from onnxdpp.options import Options, count_to_keep, parse_layer
 
@@ -99,3 +101,22 @@ def test_count_grows_with_the_fraction(keeps: tuple[float, float], n: int, round
 
 def test_count_rounds_to_the_nearest_multiple_upwards_at_half() -> None:
     assert [count_to_keep(k / 100, 100, 8) for k in (1, 4, 11, 12, 13, 20, 99, 100)] == [8, 8, 8, 16, 16, 24, 96, 100]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": 0.5, "pattern": "2:4", "unit": "edge"}, "either a keep or"),
+        ({}, "either a keep or"),
+        ({"pattern": "2:4"}, "for edges"),
+        ({"pattern": "2:4", "unit": "edge", "method": "dpp-sample"}, "dpp-sample"),
+        ({"pattern": "2:4", "unit": "edge", "round_to": 8}, "round-to"),
+        ({"pattern": "2:4", "unit": "edge", "layers": ["fc1=0.5"]}, "layer's keep"),
+        ({"pattern": "4:2", "unit": "edge"}, "'4:2' is not N:M"),
+        ({"pattern": "0:4", "unit": "edge"}, "'0:4' is not N:M"),
+        ({"pattern": "2", "unit": "edge"}, "'2' is not N:M"),
+    ],
+)
+def test_pattern_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        onnxdpp.prune("missing.onnx", "missing.npz", **options)

@@ -363,9 +363,12 @@ def test_new_weights_act_as_given(attributes: str, shape: tuple[int, ...]) -> No
     np.testing.assert_allclose(run(result, X)[0], X["x"] @ weights, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("alpha", [1.0, 0.1, -3.0])
-def test_weights_that_act_already_keep_every_bit(alpha: float) -> None:
-    proto = model(f"g (float[N, 4] x) => (float[N, 5] y) {{ [fc1] y = Gemm <alpha = {alpha}> (x, W1) }}", W1=(4, 5))
+@pytest.mark.parametrize("attributes", ["<alpha = 0.1>", "<alpha = -3.0, transB = 1>"])
+def test_weights_that_act_already_keep_every_bit(attributes: str) -> None:
+    """Also where multiplying and dividing by alpha would not."""
+    proto = model(
+        f"g (double[N, 9] x) => (double[N, 9] y) {{ [fc1] y = Gemm {attributes} (x, W1) }}", dtype=np.float64, W1=(9, 9)
+    )
     graph = graph_of(proto)
     part = projection_of(graph, "fc1")
     same = reweighted(graph, {}, part, part.effective(constant(proto, "W1")), None)

@@ -21,6 +21,7 @@ from onnxdpp.algebra.selection import (
     choose_neurons,
     edge_beta,
     neuron_beta,
+    pattern_sizes,
 )
 
 Matrix = NDArray[np.float64]
@@ -344,3 +345,29 @@ def test_contributions_of_several_taps_are_summed() -> None:
     weights = (np.array([[2.0], [0], [1.5]]), np.array([[0.0], [2], [1.5]]))
     observed = [moments_of(x / x.std(0), w) for w in weights]
     np.testing.assert_array_equal(neurons(observed, 1, Rule()), [2])
+
+
+# Patterns: N of every M consecutive inputs
+
+
+@pytest.mark.parametrize("method", ["dpp", "importance", "random"])
+@pytest.mark.parametrize(("n", "pattern"), [(12, (2, 4)), (16, (4, 8)), (11, (2, 4)), (9, (1, 3)), (6, (3, 3))])
+def test_pattern_keeps_n_of_every_m_inputs(method: str, n: int, pattern: tuple[int, int], executor: Executor) -> None:
+    moments = drawn(3, n=n)
+    rule = Rule(method, pattern=pattern)
+    sizes = pattern_sizes(n, pattern)
+    kept = edges(moments, sum(sizes), rule, executor)
+    for column in kept.T:
+        np.testing.assert_array_equal(np.bincount(column // pattern[1], minlength=len(sizes)), sizes)
+
+
+def test_pattern_of_importance_takes_the_largest_of_each_group(executor: Executor) -> None:
+    moments = moments_of(np.eye(8), np.array([9.0, 8, 7, 6, 1, 2, 3, 4])[:, None])
+    kept = edges(moments, 4, Rule("importance", pattern=(2, 4)), executor)
+    np.testing.assert_array_equal(kept[:, 0], [0, 1, 6, 7])
+
+
+def test_pattern_of_random_is_uniform_in_each_group(executor: Executor) -> None:
+    moments = moments_of(np.eye(8), np.ones((8, 3000)))
+    counts = np.bincount(edges(moments, 4, Rule("random", pattern=(2, 4)), executor).ravel(), minlength=8)
+    assert chisquare(counts).pvalue > 1e-3

@@ -48,12 +48,15 @@ class Rule:
         Of the rbf kernel, on mean squared distances; None: 1 / median of the layer's.
     epsilon : float
         L = L' + epsilon I.
+    pattern : (int, int) or None
+        N of every M consecutive inputs of an output stay (edges; not for ``dpp-sample``).
     """
 
     method: str = "dpp"
     kernel: str = "rbf"
     beta: float | None = None
     epsilon: float = 0.01
+    pattern: tuple[int, int] | None = None
 
     @property
     def uses_kernel(self) -> bool:
@@ -113,7 +116,7 @@ def choose_edges(
     ----------
     moments : Moments
     k : int
-        Edges that each output keeps.
+        Edges that each output keeps; with a pattern, what its groups keep together.
     rule : Rule
     beta : float or None
         From `edge_beta`.
@@ -131,17 +134,24 @@ def choose_edges(
     if k == n:
         return np.tile(np.arange(n)[:, None], m)
     if rule.method == "importance":
-        chosen = _largest(np.abs(weights), k)
+        chosen = _largest_in_groups(np.abs(weights), k, rule.pattern)
     elif rule.method == "random":
-        draws = [default_rng(child).choice(n, k, replace=False) for child in seed.spawn(m)]
-        chosen = np.stack(draws, axis=1)
+        scores = np.stack([default_rng(child).random(n) for child in seed.spawn(m)], axis=1)
+        chosen = _largest_in_groups(scores, k, rule.pattern)
     else:
         kernel = EdgeKernel(moments.covariance if beta is None else moments.gram, beta)
         if rule.method == "dpp-sample":
             chosen = sample_edges(kernel, weights, k, epsilon=rule.epsilon, seed=seed, executor=executor)
         else:
+            kept, group = (k, None) if rule.pattern is None else rule.pattern
             chosen = maximise_edges(
-                kernel, weights, k, epsilon=rule.epsilon, variances=moments.variance_x, executor=executor
+                kernel,
+                weights,
+                kept,
+                epsilon=rule.epsilon,
+                variances=moments.variance_x,
+                group=group,
+                executor=executor,
             )
     return np.sort(chosen, axis=0)
 
@@ -149,6 +159,28 @@ def choose_edges(
 def _largest(scores: Matrix, k: int) -> Indices:
     """The k largest along the first axis; ties go to the lower index."""
     return np.argsort(-scores, axis=0, kind="stable")[:k]
+
+
+def pattern_sizes(n: int, pattern: tuple[int, int]) -> list[int]:
+    """How many of each group of M consecutive inputs stay; the last group may be a short one.
+
+    >>> pattern_sizes(9, (2, 4))
+    [2, 2, 1]
+    """
+    kept, group = pattern
+    return [min(kept, n - first) for first in range(0, n, group)]
+
+
+def _largest_in_groups(scores: Matrix, k: int, pattern: tuple[int, int] | None) -> Indices:
+    """The k largest along the first axis; or, with a pattern, the N largest of every M consecutive ones."""
+    if pattern is None:
+        return _largest(scores, k)
+    kept, group = pattern
+    parts = [
+        first + _largest(scores[first : first + group], size)
+        for first, size in zip(range(0, len(scores), group), pattern_sizes(len(scores), (kept, group)), strict=True)
+    ]
+    return np.concatenate(parts)
 
 
 def _neuron_kernel(observed: Sequence[Moments], beta: float | None) -> Matrix:

@@ -120,7 +120,7 @@ def apply(graph: Graph, edits: Mapping[Use, Array], changed: Collection[str] = (
     result.CopyFrom(graph.model)
     nodes = list(result.graph.node)
     stale = set(changed)
-    names = _Names(graph)
+    names = Names(graph)
     for use, array in sorted(edits.items()):
         name = graph.name_at(use)
         if _same(graph.array(name), array):
@@ -151,7 +151,7 @@ def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
     result = apply(graph, spread)
     # A Constant node that lost its last reader is gone, and all nodes behind it have moved.
     changed = Graph(result)
-    names = _Names(changed)
+    names = Names(changed)
     behind: dict[int, NodeProto] = {}
     for part in wanted:
         if part.bias is not None:
@@ -195,7 +195,7 @@ def _same(before: Array | None, after: Array) -> bool:
     return before is not None and before.shape == after.shape and before.tobytes() == after.tobytes()
 
 
-class _Names:
+class Names:
     """Hands out names that nothing in the model uses yet."""
 
     def __init__(self, graph: Graph) -> None:
@@ -203,10 +203,12 @@ class _Names:
         for part in all_graphs(graph.model):
             self.taken.update(value.name for value in (*part.input, *part.output, *part.value_info))
             self.taken.update(tensor.name for tensor in part.initializer)
+            self.taken.update(tensor.values.name for tensor in part.sparse_initializer)
         for node in all_nodes(graph.model):
             self.taken.update((node.name, *node.input, *node.output))
 
     def fresh(self, wish: str) -> str:
+        """`wish`, or `wish` with a number."""
         name, number = wish, 1
         while name in self.taken:
             number += 1
