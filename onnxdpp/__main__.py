@@ -3,17 +3,15 @@
 import contextlib
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
-from types import FrameType
 from typing import NoReturn
 
 from onnxdpp.errors import MachineError, NothingToPrune, OnnxdppError
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 OLDEST_ONNX = (1, 21)
 
 
@@ -21,8 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run ``onnxdpp`` and exit."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _open_standard_streams()
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, _terminate)
     code = _run(arguments)
     try:
         sys.stdout.flush()
@@ -94,11 +90,6 @@ def _fail(message: str, code: int) -> int:
     with contextlib.suppress(OSError):
         print(f"onnxdpp: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-def _terminate(_: int, __: FrameType | None) -> NoReturn:
-    # As an exception, so that temporary files are removed on the way out.
-    raise SystemExit(TERMINATED)
 
 
 def _open_standard_streams() -> None:

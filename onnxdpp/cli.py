@@ -5,11 +5,13 @@ prune, 5 environment, 130 interrupted.
 """
 
 import logging
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console, RenderableType
@@ -17,6 +19,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from onnxdpp.errors import MachineError, UsageError
 
+TERMINATED = 143
 PLAIN_WIDTH = 120  # of tables that go into a file or a pipe
 LEAST_WIDTH = 60  # on a narrower terminal, lines wrap: better than tables without their numbers
 
@@ -35,13 +38,34 @@ class _Beta(click.ParamType[float | None]):
 
 @contextmanager
 def _importing() -> Iterator[None]:
-    """Packages that were built for another NumPy fail to load with any of these errors."""
+    """Load packages, or tell which line mends them.
+
+    Those that were built for another NumPy fail with any of these errors. An interrupt ends the process at once:
+    as an exception, onnxruntime would take it for a missing library.
+    """
     try:
-        yield
+        with _on_signal(signal.SIGINT, signal.SIG_DFL):
+            yield
     except (ImportError, ValueError, AttributeError) as error:
         raise MachineError(
             f"A package cannot be imported: {error}. Run: pip install --upgrade --force-reinstall onnxdpp"
         ) from error
+
+
+@contextmanager
+def _on_signal(number: int, action: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, action)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise SystemExit(TERMINATED)
 
 
 def _say(text: str) -> None:
@@ -169,6 +193,8 @@ def prune(
         raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
     if not calib:
         raise UsageError("--calib is empty. Name the calibration data.")
+    if options["keep"] is None and options["pattern"] is None:
+        raise click.UsageError("Missing option '--keep' (or, for edges, '--pattern').", click.get_current_context())
     check_input(model)
     source = Path(model)
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
@@ -177,12 +203,14 @@ def prune(
         check_output(out, inputs=inputs, force=force)
     if report is not None:
         check_output(Path(report), inputs=[*inputs, out], force=True)
-    with _progress(quiet) as progress:
-        result = run(model, calib, progress=progress, **options)
-    if not dry_run:
-        result.save(out, force=force)
-    if report is not None:
-        write_text(report, to_json(result.report))
+    # As an exception, so that temporary files are removed on the way out.
+    with _on_signal(signal.SIGTERM, _terminate):
+        with _progress(quiet) as progress:
+            result = run(model, calib, progress=progress, **options)
+        if not dry_run:
+            result.save(out, force=force)
+        if report is not None:
+            write_text(report, to_json(result.report))
     if not quiet:
         for notice in result.report["notices"]:
             _say(f"note: {notice}")

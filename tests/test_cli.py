@@ -408,7 +408,7 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
     assert options == {
         "calib": str(calib), "keep": 0.5, "unit": "neuron", "method": "dpp", "kernel": "rbf", "beta": "auto",
         "epsilon": 0.01, "refit": "affine", "layers": ["fc1=0.25", "fc*"], "skip": ["fc2"], "round_to": 2,
-        "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 9,
+        "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 9, "pattern": None,
     }  # fmt: skip
 
 
@@ -511,7 +511,10 @@ def test_no_arguments_show_the_help(onnxdpp: Run) -> None:
         (["shrink"], "No such command 'shrink'."),
         (["inspect"], "Missing argument 'MODEL'. Try 'onnxdpp inspect --help'."),
         (["inspect", "a", "b"], "Got unexpected extra argument (b)"),
-        (["prune", "a", "--calib", "b"], "Missing option '--keep'. Try 'onnxdpp prune --help'."),
+        (
+            ["prune", "a", "--calib", "b"],
+            "Missing option '--keep' (or, for edges, '--pattern'). Try 'onnxdpp prune --help'.",
+        ),
         (["prune", "a", "--keep", "1"], "Missing option '--calib'."),
         (["prune", "a", "--calib"], "Option '--calib' requires an argument."),
         (["prune", "a", "--calib", "b", "--kee", "1"], "No such option '--kee'."),

@@ -306,14 +306,32 @@ def test_size_moments_are_those_of_the_spectrum(n, error):
     np.testing.assert_allclose(moments, expected, rtol=0, atol=error)
 
 
+def exact_tilt(likelihood, mixture):
+    values = np.maximum(np.linalg.eigvalsh(likelihood), 0)
+    return spectral.best_tilt(lambda z: spectral.mean_size(values, z), values.sum(), mixture)
+
+
 def test_tilt_found_by_newton_is_that_of_the_spectrum():
     likelihood, mixture = kernel_of(features(100), 0.3), Mixture(100, 30, EPSILON)
-    best = spectral.best_tilt(np.maximum(np.linalg.eigvalsh(likelihood), 0), mixture)
+    best = exact_tilt(likelihood, mixture)
     tilt = 50.0 * best
     for _ in range(8):
         moments = cholesky.size_moments(cholesky.factorise(likelihood, tilt), np.random.default_rng(0))
         tilt = mixture.better_tilt(tilt, *moments)
     assert tilt == pytest.approx(best, rel=1e-3)
+
+
+def test_first_tilt_is_near_the_best_one():
+    likelihood, mixture = kernel_of(features(300, rows=20), 0.1), Mixture(300, 60, EPSILON)
+    assert routes.first_tilt(likelihood, mixture) == pytest.approx(exact_tilt(likelihood, mixture), rel=0.3)
+
+
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-6, 1.0, 1e3])
+@pytest.mark.parametrize("route", [by_cholesky, by_spectrum, by_choice])
+def test_draws_are_exact_at_extreme_epsilon(epsilon, route, monkeypatch):
+    monkeypatch.setitem(globals(), "EPSILON", epsilon)
+    drawn = route(KERNELS["near constant"], 3, np.random.default_rng(7), 800)
+    assert p_value(drawn, *enumerate_k_dpp(KERNELS["near constant"], 3, epsilon)) > 1e-3
 
 
 def test_low_rank_is_ruled_out_only_where_it_fails():

@@ -37,7 +37,7 @@ WIDE = [
 """Hundreds of inputs and outputs: by edges, each output takes a kernel and a refit as large as its inputs."""
 
 WIDEST = "tracel-ai__burn-onnx__mnist.onnx"
-"""11616 inputs: its moments alone take a gigabyte and half a minute, its edges by DPP an hour."""
+"""11616 inputs: its moments alone take a gigabyte and many seconds, its edges by DPP are not tried."""
 
 
 def cases(choose: Callable[[str], bool], slow: Callable[[str], bool] = lambda file: False) -> list[Any]:

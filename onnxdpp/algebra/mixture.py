@@ -46,7 +46,7 @@ class Mixture:
 
     def tilt(self, t: float) -> float:
         """The z at which the acceptance peaks at size t, continued to real ``0 <= t <= k``; positive."""
-        return max(self.k - t, 1e-3) / (self.epsilon * max(self.n - t, 1e-3))
+        return max(self.k - t, 1e-9) / (self.epsilon * max(self.n - t, 1e-9))
 
     def acceptances(self, tilt: float) -> Array:
         """``w_t z^-t / max`` for t = 0..k, (k + 1,) float64; a larger core is never accepted."""

@@ -15,7 +15,9 @@ References
    Machine Learning 5 (2012), arXiv:1207.6083, sections 2.4.4, 3.3 and 5.2.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -107,26 +109,25 @@ def has_low_rank(likelihood: Array, epsilon: float, rank: int) -> bool:
 
 def sample_k_dpp_spectrally(of: Spectrum, mixture: Mixture, rng: np.random.Generator) -> Indices:
     """One exact draw of the k-DPP; sorted."""
-    tilt = best_tilt(of.eigenvalues, mixture)
+    tilt = best_tilt(partial(mean_size, of.eigenvalues), float(of.eigenvalues.sum()), mixture)
     core = sample_projection_dpp(of.vectors(_pick(of.eigenvalues, mixture, tilt, rng)), rng)
     return mixture.fill(core, rng)
 
 
-def best_tilt(eigenvalues: Array, mixture: Mixture) -> float:
+def best_tilt(mean_size: Callable[[float], float], trace: float, mixture: Mixture) -> float:
     """The z at which the mean size is the size that the acceptance favours most: bisection in log z.
 
     As z grows to ``k / (ε n)``, the favoured size ``(k - z ε n) / (1 - z ε)`` falls to 0 and the mean size, at most
     ``z tr L'``, grows. Where a tiny ε makes sizes close to k likely, z says how close; the size itself could not.
     """
     n, k, epsilon = mixture.n, mixture.k, mixture.epsilon
-    trace = float(eigenvalues.sum())
     high = min(np.log(k) - np.log(epsilon) - np.log(n), _LARGEST_LOG)
     low = min(high - 1.0, np.log(0.5 * k / trace) if trace > 0.0 else high - 1.0)
     low = min(low, np.log(0.5 * k) - np.log(epsilon) - np.log(n - 0.5 * k))
     while high - low > 1e-6:
         middle = 0.5 * (low + high)
         z = float(np.exp(middle))
-        enough = mean_size(eigenvalues, z) * (1.0 - z * epsilon) > k - z * epsilon * n
+        enough = mean_size(z) * (1.0 - z * epsilon) > k - z * epsilon * n
         low, high = (low, middle) if enough else (middle, high)
     return float(np.exp(low))
 

@@ -299,14 +299,16 @@ def _projection(graph: Graph, index: int, name: str) -> Projection:
         )
     transposed = gemm and bool(attribute(node, "transB", 0))
     n, m = array.shape[::-1] if transposed else array.shape
-    bias = (_gemm_bias(graph, index) if gemm else None) or _added_bias(graph, index, m)
+    bias = (_gemm_bias(graph, index, m) if gemm else None) or _added_bias(graph, index, m)
     return Projection(name, index, node.input[0], weight, transposed, scale, n, m, bias)
 
 
-def _gemm_bias(graph: Graph, index: int) -> Bias | None:
+def _gemm_bias(graph: Graph, index: int, m: int) -> Bias | None:
     use = Use(index, 2)
     name, beta = graph.name_at(use), float(attribute(graph.nodes[index], "beta", 1.0))
-    if not name or beta == 0 or graph.why_not_constant(name) is not None or graph.array(name) is None:
+    constant = graph.array(name) if name and graph.why_not_constant(name) is None else None
+    # Of another length it is no bias at all: onnx.checker lets that pass, and onnxruntime until it runs.
+    if beta == 0 or constant is None or (constant.ndim and constant.shape[-1] not in (1, m)):
         return None
     return Bias(use, beta)
 

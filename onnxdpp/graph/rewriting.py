@@ -95,7 +95,7 @@ def reweighted(
 
 def _narrowed(projection: Projection, array: NDArray[np.float64], old: Array) -> Array:
     """`array` in the type of the constant that it replaces."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         result = array.astype(old.dtype)
     if not np.isfinite(result).all():
         raise ModelError(
