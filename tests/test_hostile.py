@@ -457,6 +457,28 @@ def test_weights_not_finite_are_refused_by_name_and_count(prune: Run, net: Path,
         assert "The weight 'w2' of Gemm 'fc2' holds 2 non-finite entries" in refusal(prune(), 3)
 
 
+@pytest.mark.parametrize("unit", ["neuron", "edge"])
+@pytest.mark.parametrize("add", [True, False])
+def test_outputs_masked_by_minus_infinity_stay_so(
+    pruned: Callable[..., Any], tmp_path: Path, unit: str, add: bool
+) -> None:
+    last = "z = MatMul(p, w2) y = Add(z, mask)" if add else "y = Gemm(p, w2, mask)"
+    text = f"g (float[N, 8] x) => (float[N, 3] y) {{ a = Gemm(x, w1, b1) p = Relu(a) {last} }}"
+    pruned(mlp(text, w2=(16, 3), mask=np.array([0, -np.inf, 0], np.float32)), "--unit", unit, x=data())
+    (y,) = answers(tmp_path / "pruned.onnx", x=data(9))
+    assert (np.isfinite(y) == [True, False, True]).all()
+
+
+@pytest.mark.parametrize("unit", ["neuron", "edge"])
+def test_bias_of_another_length_is_refused(prune: Run, net: Path, tmp_path: Path, unit: str) -> None:
+    """onnx.checker lets it pass, and onnxruntime until it runs."""
+    proto = mlp()
+    proto.graph.node[2].input[2] = "b3"
+    stored(proto, net)
+    with untouched(tmp_path):
+        assert "onnxruntime fails on rows 0 to 63 of the data: " in refusal(prune("--unit", unit), 3)
+
+
 METHODS = ["dpp", "dpp-sample", "importance", "random"]
 
 

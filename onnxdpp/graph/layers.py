@@ -307,10 +307,7 @@ def _gemm_bias(graph: Graph, index: int, m: int) -> Bias | None:
     use = Use(index, 2)
     name, beta = graph.name_at(use), float(attribute(graph.nodes[index], "beta", 1.0))
     constant = graph.array(name) if name and graph.why_not_constant(name) is None else None
-    # Of another length it is no bias at all: onnx.checker lets that pass, and onnxruntime until it runs.
-    if beta == 0 or constant is None or (constant.ndim and constant.shape[-1] not in (1, m)):
-        return None
-    return Bias(use, beta)
+    return None if beta == 0 or constant is None or not _holds_intercept(constant, m) else Bias(use, beta)
 
 
 def _added_bias(graph: Graph, index: int, m: int) -> Bias | None:
@@ -325,10 +322,19 @@ def _added_bias(graph: Graph, index: int, m: int) -> Bias | None:
     use = Use(uses[0].node, 1 - uses[0].slot)
     name = graph.name_at(use)
     constant = graph.array(name) if graph.why_not_constant(name) is None else None
-    if constant is None or (constant.ndim and constant.shape[-1] not in (1, m)):
+    if constant is None or not _holds_intercept(constant, m):
         return None
     # (x W) - c and c - (x W) alike: what is added to x W is taken from c.
     return Bias(use, 1.0 if reader.op_type == "Add" else -1.0)
+
+
+def _holds_intercept(constant: Array, m: int) -> bool:
+    """Whether an intercept for m outputs may go into `constant`.
+
+    One of another length breaks the model, which onnx.checker lets pass, and onnxruntime until it runs. Minus infinity
+    masks an output.
+    """
+    return (not constant.ndim or constant.shape[-1] in (1, m)) and bool(np.isfinite(constant).all())
 
 
 def _names(graph: Graph) -> list[str]:
