@@ -1,16 +1,13 @@
 """The command line as a stranger uses it: every option, what goes where, and the same bytes for the same call."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import pty
 import re
 import struct
 import subprocess
 import sys
-import termios
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +34,8 @@ from invoking import (
 from onnxdpp.report import schema
 
 Run = Callable[..., Outcome]
+
+needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
 
 
 @pytest.fixture
@@ -583,7 +582,7 @@ def without_seconds(value: Any) -> Any:
 def test_python_dash_m_and_the_script_say_the_same() -> None:
     expected = f"onnxdpp, version {version('onnxdpp')}\n"
     assert execute("--version") == Outcome(0, expected, "")
-    script = Path(sys.executable).with_name("onnxdpp")
+    script = Path(sys.executable).with_name("onnxdpp.exe" if sys.platform == "win32" else "onnxdpp")
     assert subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout == expected
 
 
@@ -602,6 +601,10 @@ class Terminal:
         self.columns, self.term = columns, term
 
     def run(self, *arguments: object) -> tuple[int, str]:
+        import fcntl
+        import pty
+        import termios
+
         ours, theirs = pty.openpty()
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, self.columns, 0, 0))
         env = {"TERM": self.term, "COLUMNS": None, "NO_COLOR": None}
@@ -619,6 +622,7 @@ def plain(shown: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
 
 
+@needs_terminal
 @pytest.mark.parametrize("columns", [20, 80])
 def test_terminal_shows_every_number(model: Path, calib: Path, columns: int) -> None:
     code, shown = Terminal(columns).run("prune", model, "--calib", calib, "--keep", "0.5", "--dry-run")
@@ -628,6 +632,7 @@ def test_terminal_shows_every_number(model: Path, calib: Path, columns: int) -> 
     assert "verify" in shown  # the bar
 
 
+@needs_terminal
 def test_terminal_dumb_gets_no_escape_sequences(model: Path, calib: Path) -> None:
     code, shown = Terminal(80, "dumb").run("prune", model, "--calib", calib, "--keep", "0.5", "--dry-run")
     assert code == 0

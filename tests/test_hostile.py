@@ -34,7 +34,7 @@ from onnxdpp.graph import calibration
 Run = Callable[..., Outcome]
 Change = Callable[[ModelProto], object]
 
-needs_posix = pytest.mark.skipif(sys.platform == "win32", reason="signals, descriptors and users of POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes, signals, users and paths of POSIX")
 
 
 @pytest.fixture
@@ -173,7 +173,6 @@ def as_nobody() -> Iterator[Path]:
         yield folder
 
 
-@needs_posix
 def test_model_file_of_another_user(onnxdpp: Run) -> None:
     with as_nobody() as folder:
         (folder / "net.onnx").chmod(0o600)
@@ -976,7 +975,6 @@ def test_extreme_kernels_work(prune: Run, beta: str, epsilon: str, unit: str, me
     assert prune("--kernel", "linear", "--epsilon", epsilon, *more) == Outcome(0, "", "")
 
 
-@needs_posix
 @pytest.mark.parametrize("way", ["name", "dots", "symlink", "hard link", "folder link", "calib"])
 def test_output_that_is_an_input(prune: Run, net: Path, calib: Path, tmp_path: Path, way: str) -> None:
     out = tmp_path / "out.onnx"
@@ -1034,7 +1032,6 @@ def test_output_where_none_can_be(prune: Run, tmp_path: Path, option: str, name:
         assert message in refusal(prune(option, tmp_path / name), code)
 
 
-@needs_posix
 def test_output_folder_of_another_user(onnxdpp: Run) -> None:
     with as_nobody() as folder:
         arguments = ["prune", folder / "net.onnx", "--calib", folder / "calib.npz", "--keep", 0.5, "--provider", "cpu"]
@@ -1048,7 +1045,6 @@ def test_output_folder_of_another_user(onnxdpp: Run) -> None:
         assert dry == Outcome(0, "", "")
 
 
-@needs_posix
 @pytest.mark.parametrize("existing", [True, False])
 @pytest.mark.parametrize("what", ["model", "report"])
 def test_disk_that_is_full(prune: Run, tmp_path: Path, existing: bool, what: str) -> None:
@@ -1103,7 +1099,6 @@ def busy(model: Path, out: Path, **options: Any) -> subprocess.Popen[bytes]:
     return process
 
 
-@needs_posix
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
 @pytest.mark.parametrize(
     ("number", "code", "message"),
@@ -1122,7 +1117,6 @@ def test_signal_in_the_middle_of_the_work(net: Path, tmp_path: Path, number: int
 # 77, 78: streams and surroundings
 
 
-@needs_posix
 @pytest.mark.parametrize("command", ["inspect", "inspect --json", "prune", "prune --json"])
 def test_stdout_whose_reader_has_gone(net: Path, calib: Path, command: str) -> None:
     name, *flags = command.split()
@@ -1137,14 +1131,12 @@ def test_stdout_whose_reader_has_gone(net: Path, calib: Path, command: str) -> N
     assert net.with_name("net.pruned.onnx").exists() == (name == "prune")
 
 
-@needs_posix
 def test_stdout_into_head(net: Path) -> None:
     line = f"set -o pipefail; {sys.executable} -m onnxdpp inspect {net} | head -1"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True)
     assert (done.stdout.count("\n"), done.stderr) == (1, "")
 
 
-@needs_posix
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_stdout_on_a_full_disk(net: Path, flags: list[str]) -> None:
@@ -1153,7 +1145,6 @@ def test_stdout_on_a_full_disk(net: Path, flags: list[str]) -> None:
     assert refusal(outcome, 5) == "onnxdpp: Cannot write to standard output: No space left on device.\n"
 
 
-@needs_posix
 @pytest.mark.parametrize("closed", ["0<&-", "1>&-", "2>&-", "0<&- 1>&- 2>&-"])
 def test_streams_closed_from_the_start(net: Path, calib: Path, closed: str) -> None:
     line = f"exec {sys.executable} -m onnxdpp prune {net} --calib {calib} --keep 0.5 {closed}"
@@ -1164,7 +1155,6 @@ def test_streams_closed_from_the_start(net: Path, calib: Path, closed: str) -> N
     onnx.checker.check_model(net.with_name("net.pruned.onnx"))
 
 
-@needs_posix
 def test_stderr_without_a_reader_changes_no_exit_code(net: Path, calib: Path, tmp_path: Path) -> None:
     arguments = ["prune", net, "--keep", 0.5, "--provider", "cpu"]
     for more, code in (
@@ -1181,7 +1171,6 @@ def test_stderr_without_a_reader_changes_no_exit_code(net: Path, calib: Path, tm
         assert bool(outcome.out) == (code == 0)
 
 
-@needs_posix
 @pytest.mark.parametrize(
     "env",
     [
@@ -1342,7 +1331,6 @@ def test_telemetry_writes_nothing_into_a_fresh_home(net: Path, calib: Path, tmp_
     assert list(home.rglob("*")) == []
 
 
-@needs_posix
 @pytest.mark.parametrize(("mask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o000, 0o666)])
 def test_output_follows_the_umask(prune: Run, tmp_path: Path, mask: int, mode: int) -> None:
     old = os.umask(mask)

@@ -9,7 +9,7 @@ Sessions run with TF32 off and telemetry off, and onnxruntime never writes to st
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
@@ -139,15 +139,20 @@ class Session:
     ------
     ModelError
         If onnxruntime cannot load the model.
+    MachineError
+        If it would have to run elsewhere than on `provider`.
     """
 
     def __init__(self, model: ModelProto, provider: str) -> None:
         try:
-            self._session = onnxruntime.InferenceSession(
-                model.SerializeToString(), _options(), providers=_providers(provider)
-            )
+            with _quiet_stdout() if provider == "cuda" else nullcontext():
+                self._session = onnxruntime.InferenceSession(
+                    model.SerializeToString(), _options(), providers=_providers(provider), enable_fallback=False
+                )
         except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
+        if provider == "cuda" and CUDA not in self._session.get_providers():
+            raise MachineError("onnxruntime no longer gets a CUDA session for this model. Use --provider cpu.")
         self.inputs = tuple((value.name, value.type, tuple(value.shape)) for value in self._session.get_inputs())
         self.outputs = tuple((value.name, value.type, tuple(value.shape)) for value in self._session.get_outputs())
 
