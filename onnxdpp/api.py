@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 from numpy.typing import ArrayLike
 from onnx import ModelProto
 
+from onnxdpp.algebra.refit import is_scarce
+from onnxdpp.errors import UsageError
 from onnxdpp.evaluation import compare, macs_per_row, parameters
 from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.graph.calibration import RUNTIME_VERSION, choose_provider
@@ -67,8 +69,8 @@ def prune(
     beta: float | None = None,
     epsilon: float = 0.01,
     refit: str = "affine",
-    layers: Iterable[str] = (),
-    skip: Iterable[str] = (),
+    layers: str | Iterable[str] = (),
+    skip: str | Iterable[str] = (),
     round_to: int = 1,
     seed: int = 0,
     provider: str = "auto",
@@ -101,9 +103,9 @@ def prune(
         Added to the kernel's diagonal.
     refit : {"affine", "linear", "none"}
         Least squares with an intercept in the bias; without (the papers'); none.
-    layers : iterable of str
+    layers : str or iterable of str
         ``PATTERN`` or ``PATTERN=KEEP``: prune only layers that match one; the last match decides.
-    skip : iterable of str
+    skip : str or iterable of str
         Patterns of layers to leave alone. Patterns are case-sensitive globs on layer names.
     round_to : int
         Kept counts become multiples of it.
@@ -126,7 +128,8 @@ def prune(
     started = time.perf_counter()
     options = Options(
         keep, unit, method, kernel, beta, epsilon, refit,
-        tuple(parse_layer(text) for text in layers), tuple(skip), round_to, seed, provider, batch_size, max_rows,
+        tuple(parse_layer(text) for text in _listed(layers)), tuple(_listed(skip)), round_to, seed,
+        provider, batch_size, max_rows,
         None if pattern is None else parse_pattern(pattern),
     )  # fmt: skip
     proto, info = _opened(model)
@@ -139,7 +142,7 @@ def prune(
     after = Graph(pruned)
     discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
     first = next(iter(batches))
-    notices += [*batches.notices, *discrepancy.notices, *_few_rows(observations, results)]
+    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, observations)]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
     report = Report(
@@ -196,10 +199,16 @@ def inspect(model: Model) -> dict[str, Any]:
     ).as_dict()
 
 
+def _listed(patterns: str | Iterable[str]) -> list[str]:
+    return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
 def _opened(model: Model) -> tuple[ModelProto, FileInfo]:
     if isinstance(model, ModelProto):
         check_model(model, "the model")
         return model, file_info(model)
+    if not isinstance(model, str | PathLike):
+        raise UsageError(f"The model is a {type(model).__name__}; it can be a path or an onnx.ModelProto.")
     return load_model(model), file_info(model)
 
 
@@ -219,14 +228,19 @@ def _counting(progress: Progress, text: str, total: int) -> Callable[[int], None
     return count
 
 
-def _few_rows(observations: int, results: Iterable[LayerResult]) -> list[str]:
-    """A notice where some layer keeps more than the rows can determine."""
-    short = [result for result in results if result.kept >= observations and result.refit != "none"]
+def _few_rows(results: Iterable[LayerResult], observations: Iterable[int]) -> list[str]:
+    """A notice where some layer was refitted on too few rows for what it keeps."""
+    short = [
+        (result, count)
+        for result, count in zip(results, observations, strict=True)
+        if result.refit != "none" and is_scarce(count, result.kept)
+    ]
     if not short:
         return []
+    result, count = short[0]
     return [
-        f"{observations} observations cannot determine the refit of {len(short)} layers (of {short[0].name!r}, "
-        f"{short[0].kept} stay): undetermined directions keep their weights. More calibration rows would help."
+        f"{count} observations are few for the refit of {len(short)} layers (of {result.name!r}, {result.kept} stay): "
+        "on other data the model may be far worse than these figures. Give at least twice as many rows as stay."
     ]
 
 

@@ -163,7 +163,7 @@ def inspect(model: str, as_json: bool, debug: bool) -> None:
 @click.option("--report", metavar="FILE.json", help="Write the report there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
-@click.option("--force", is_flag=True, help="Overwrite OUT.")
+@click.option("--force", is_flag=True, help="Overwrite OUT and the report.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write OUT.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
 def prune(
@@ -202,20 +202,21 @@ def prune(
     if not dry_run:
         check_output(out, inputs=inputs, force=force)
     if report is not None:
-        check_output(Path(report), inputs=[*inputs, out], force=True)
+        check_output(Path(report), inputs=[*inputs, out], force=force)
     # As an exception, so that temporary files are removed on the way out.
     with _on_signal(signal.SIGTERM, _terminate):
         with _progress(quiet) as progress:
             result = run(model, calib, progress=progress, **options)
+        text = to_json(result.report)
         if not dry_run:
             result.save(out, force=force)
         if report is not None:
-            write_text(report, to_json(result.report))
+            write_text(report, text)
     if not quiet:
         for notice in result.report["notices"]:
             _say(f"note: {notice}")
     if as_json:
-        click.echo(to_json(result.report), nl=False)
+        click.echo(text, nl=False)
     elif not quiet:
         _show(prune_tables(result.report, None if dry_run else out))
 

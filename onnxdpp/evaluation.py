@@ -89,17 +89,21 @@ def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
 class _Sums:
     """Running sums for one float output."""
 
+    entries: int = 0
     difference: float = 0.0
     power: float = 0.0
     largest: float = 0.0
 
     def add(self, before: Array, after: Array) -> None:
         gap = after - before
+        self.entries += gap.size
         self.difference += float(np.vdot(gap, gap))
         self.power += float(np.vdot(before, before))
         self.largest = max(self.largest, float(np.abs(gap).max(initial=0.0)))
 
     def result(self) -> dict[str, float | None]:
+        if not self.entries:
+            return {"relative_l2": None, "max_abs": None}
         relative: float | None = 0.0
         if self.difference > 0:
             relative = float(np.sqrt(self.difference / self.power)) if self.power > 0 else None

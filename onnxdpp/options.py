@@ -1,8 +1,10 @@
 """What a user may ask of `prune`, checked before any work is done."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 from onnxdpp.algebra.refit import FORMS
 from onnxdpp.algebra.selection import KERNELS, METHODS, Rule, pattern_sizes
@@ -35,6 +37,10 @@ class Options:
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.pattern is None):
             raise UsageError("Give either a keep or, for edges, a pattern such as 2:4.")
+        for name in ("keep", "beta", "epsilon"):
+            number = getattr(self, name)
+            if number is not None and not isinstance(number, Real):
+                raise UsageError(f"{name} is {number!r}; it must be a number.")
         if self.keep is not None:
             _check_keep(self.keep)
         if self.pattern is not None:
@@ -43,11 +49,13 @@ class Options:
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it can be {', '.join(allowed)}.")
         for name, value in (("beta", self.beta), ("epsilon", self.epsilon)):
-            if value is not None and not (math.isfinite(value) and value > 0):
+            if value is not None and not (math.isfinite(value) and value >= sys.float_info.min):
                 raise UsageError(f"{name} is {value}; it must be a positive number.")
-        for name in ("round_to", "batch_size", "max_rows"):
+        for name in ("round_to", "batch_size", "max_rows", "seed"):
             count = getattr(self, name)
-            if count is not None and count < 1:
+            if count is not None and not isinstance(count, Integral):
+                raise UsageError(f"{name} is {count!r}; it must be a whole number.")
+            if count is not None and count < 1 and name != "seed":
                 raise UsageError(f"{name} is {count}; it must be at least 1.")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2^64.")

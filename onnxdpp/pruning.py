@@ -9,7 +9,7 @@ what the earlier ones lost.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -119,7 +119,7 @@ def _wish(name: str, options: Options) -> tuple[float | None, str | None]:
 
 def execute(
     graph: Graph, todo: Plan, options: Options, batches: Batches, provider: str, progress: Progress
-) -> tuple[ModelProto, list[LayerResult], int]:
+) -> tuple[ModelProto, list[LayerResult], list[int]]:
     """Carry out a plan.
 
     Parameters
@@ -135,8 +135,8 @@ def execute(
 
     Returns
     -------
-    ModelProto, list of LayerResult, int
-        The pruned model, what was done to each layer, and the fewest observations that one of them was fitted on.
+    ModelProto, list of LayerResult, list of int
+        The pruned model, what was done to each layer, and how many observations each was fitted on.
     """
     base = graph
     if options.refit == "affine":
@@ -152,14 +152,19 @@ def execute(
             moments = _observe(base, now, target, batches, provider, executor, partial(progress, target.name))
             seed = SeedSequence(options.seed, spawn_key=(crc32(target.name.encode()),))
             solve = _prune_neurons if isinstance(target.part, Layer) else _prune_edges
-            solved = solve(target, moments, options, seed, executor)
+            try:
+                solved = solve(target, moments, options, seed, executor)
+            except (ValueError, IndexError, np.linalg.LinAlgError) as error:
+                raise DataError(
+                    f"Layer {quoted(target.name)} cannot be pruned in float64: {error} "
+                    f"Its inputs have {_scale(moments.values())}. Scale the model, change beta or epsilon, or skip it."
+                ) from error
             edits = _write(base, edits, target, solved)
             if isinstance(target.part, Layer) and target.k < target.part.n:
                 changed |= target.part.changed
             observations.append(min(part.count for part in moments.values()))
             results.append(replace(solved.result, seconds=time.perf_counter() - started))
-    pruned = apply(base, edits, changed) if edits else graph.model
-    return pruned, results, min(observations)
+    return apply(base, edits, changed), results, observations
 
 
 def _observe(
@@ -200,6 +205,12 @@ def _observe(
     if not all(accumulator.count for accumulator in lanes[0].values()):
         raise DataError(f"No observation reaches layer {quoted(target.name)}: its input is empty on these data.")
     return {tap: accumulator.moments() for tap, accumulator in lanes[0].items()}
+
+
+def _scale(moments: Iterable[Moments]) -> str:
+    """The range of the inputs' root mean squares, in words."""
+    powers = np.concatenate([np.diagonal(part.gram) for part in moments])
+    return f"root mean squares from {np.sqrt(powers.min()):.3g} to {np.sqrt(powers.max()):.3g}"
 
 
 def _accumulate(lane: Mapping[str, Accumulator], blocks: Mapping[str, Block]) -> None:

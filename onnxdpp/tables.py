@@ -9,8 +9,6 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-SHOWN_NAMES = 4  # of those that share one reason
-
 
 def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[RenderableType]:
     """What was done to each layer, what that made of the model, and what was left alone.
@@ -95,8 +93,7 @@ def reasons(refusals: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for name, reason in refusals:
         grouped.setdefault(_safe(reason, 400), []).append(_safe(name))
     for reason, names in grouped.items():
-        more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-        yield ", ".join(names[:SHOWN_NAMES]) + more, reason
+        yield ", ".join(names), reason
 
 
 def _refusals(title: str, refusals: Iterable[tuple[str, str]]) -> Table:

@@ -185,7 +185,8 @@ def test_report_file_is_what_json_prints(prune: Run, tmp_path: Path) -> None:
 
 def test_report_beside_tables(prune: Run, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text("old")
-    outcome = prune("--report", tmp_path / "r.json")
+    assert prune("--report", tmp_path / "r.json").code == 2
+    outcome = prune("--report", tmp_path / "r.json", "--force")
     assert outcome.out.startswith(" ")
     jsonschema.validate(json.loads((tmp_path / "r.json").read_text()), schema("report"))
 
@@ -389,7 +390,7 @@ def test_seed_largest(report: Callable[..., dict[str, Any]]) -> None:
 
 
 def test_max_rows(report: Callable[..., dict[str, Any]]) -> None:
-    assert report("--max-rows", 10)["rows"] == 10
+    assert report("--max-rows", 16)["rows"] == 16
     assert report("--max-rows", 10**12, "--force")["rows"] == 64
 
 
@@ -402,12 +403,12 @@ def test_batch_size_changes_nothing_but_rounding(report: Callable[..., dict[str,
 
 def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path) -> None:
     options = report(
-        "--layer", "fc1=0.25", "--layer", "fc*", "--skip", "fc2", "--round-to", 2, "--batch-size", 5, "--max-rows", 9
+        "--layer", "fc1=0.25", "--layer", "fc*", "--skip", "fc2", "--round-to", 2, "--batch-size", 5, "--max-rows", 19
     )["options"]
     assert options == {
         "calib": str(calib), "keep": 0.5, "unit": "neuron", "method": "dpp", "kernel": "rbf", "beta": "auto",
         "epsilon": 0.01, "refit": "affine", "layers": ["fc1=0.25", "fc*"], "skip": ["fc2"], "round_to": 2,
-        "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 9, "pattern": None,
+        "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None,
     }  # fmt: skip
 
 

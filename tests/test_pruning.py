@@ -732,9 +732,9 @@ def test_options_that_cannot_be_are_usage_errors(options: dict[str, Any], net: M
 
 
 def test_few_rows_are_noticed(net: ModelProto) -> None:
-    (notice,) = prune(net, {"x": rows(9, 6)}).report["notices"]
-    assert "9 observations cannot determine the refit of 1 layers (of 'fc1', 10 stay)" in notice
-    assert prune(net, {"x": rows(11, 6)}).report["notices"] == []
+    (notice,) = prune(net, {"x": rows(19, 6)}).report["notices"]
+    assert "19 observations are few for the refit of 1 layers (of 'fc1', 10 stay)" in notice
+    assert prune(net, {"x": rows(20, 6)}).report["notices"] == []
 
 
 def test_few_rows_do_not_matter_without_a_refit(net: ModelProto) -> None:

@@ -241,6 +241,6 @@ def test_table_in_other_encodings(encoding: str) -> None:
     assert ("größe漢" if encoding == "utf-16" else "\\u6f22") in text
 
 
-def test_reasons_are_told_once_with_a_few_names() -> None:
+def test_reasons_are_told_once_with_all_names() -> None:
     many = [(f"n{i}", "because") for i in range(7)] + [("other", "for another reason")]
-    assert list(reasons(many)) == [("n0, n1, n2, n3 and 3 more", "because"), ("other", "for another reason")]
+    assert list(reasons(many)) == [("n0, n1, n2, n3, n4, n5, n6", "because"), ("other", "for another reason")]

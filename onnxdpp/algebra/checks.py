@@ -42,5 +42,5 @@ def check_size(k: int, n: int) -> None:
 
 def check_epsilon(epsilon: float) -> None:
     """Refuse an epsilon that is not a positive finite number."""
-    if not (np.isfinite(epsilon) and epsilon > 0):
+    if not (np.isfinite(epsilon) and epsilon >= np.finfo(np.float64).tiny):
         raise ValueError(f"epsilon must be positive and finite, got {epsilon}.")

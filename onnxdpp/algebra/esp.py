@@ -12,7 +12,6 @@ References
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import gammaln
 
 Array = NDArray[np.float64]
 
@@ -59,20 +58,3 @@ def log_esp(values: ArrayLike, k: int) -> Array:
         top = min(i + 1, k)
         logs[1 : top + 1] = np.logaddexp(logs[1 : top + 1], logs[:top] + np.log(value))
     return logs
-
-
-def log_size_weights(n: int, k: int, epsilon: float) -> Array:
-    """Logarithms of the weights that turn a DPP of L' into a k-DPP of ``L' + epsilon I``.
-
-    Since ``det((L' + εI)_S) = Σ_{T⊆S} ε^{k-|T|} det(L'_T)`` and each T lies in ``C(n-|T|, k-|T|)`` sets of size k,
-    the k-DPP is: T with probability proportional to ``w_{|T|} det(L'_T)``, then the other ``k - |T|`` items uniformly.
-
-    Returns
-    -------
-    (min(k, n) + 1,) float64 array
-        ``log w_t = (k - t) log ε + log C(n - t, k - t)`` for t = 0..k; log-concave in t.
-    """
-    t = np.arange(k + 1, dtype=np.float64)
-    binomials = gammaln(n - t + 1) - gammaln(k - t + 1) - gammaln(n - k + 1)
-    weights: Array = (k - t) * np.log(epsilon) + binomials
-    return weights

@@ -30,6 +30,9 @@ from onnxdpp.algebra.moments import ROUNDING, Matrix, Moments
 FORMS = ("affine", "linear", "none")
 # The linear form is the limit λ → 0, as near as a Cholesky in float64 can come to it.
 RIDGE = {"affine": 1e-6, "linear": 1e-10}
+# With hardly more rows than unknowns least squares follows the noise of the rows: the affine form holds it back.
+SCARCE = 2  # rows for each kept input
+SCARCE_RIDGE = 1e-2
 ATTEMPTS = 8
 
 
@@ -80,7 +83,8 @@ def refit_neurons(moments: Moments, keep: NDArray[np.intp], form: str) -> Fit:
         return cut(moments, keep)
     gram, cross = _centred(moments, form)
     weights = np.zeros_like(moments.weights)
-    weights[keep] = _solve(gram[np.ix_(keep, keep)], cross[keep], moments.weights[keep], RIDGE[form])
+    strength = ridge(moments, len(keep), form)
+    weights[keep] = _solve(gram[np.ix_(keep, keep)], cross[keep], moments.weights[keep], strength)
     return _with_intercept(moments, weights, form)
 
 
@@ -106,10 +110,20 @@ def refit_edges(moments: Moments, kept: NDArray[np.intp], form: str, executor: E
         weights[kept, outputs] = moments.weights[kept, outputs]
         return Fit(weights, None)
     gram, cross = _centred(moments, form)
-    solve = partial(_solve_edge, gram, cross, moments.weights, RIDGE[form])
+    solve = partial(_solve_edge, gram, cross, moments.weights, ridge(moments, len(kept), form))
     for j, solved in enumerate(executor.map(solve, outputs, kept.T)):
         weights[kept[:, j], j] = solved
     return _with_intercept(moments, weights, form)
+
+
+def is_scarce(count: int, k: int) -> bool:
+    """Whether `count` rows are too few to determine the weights of k kept inputs well."""
+    return count < SCARCE * k
+
+
+def ridge(moments: Moments, k: int, form: str) -> float:
+    """λ of a refit onto k inputs, in units of the mean diagonal of its Gram."""
+    return SCARCE_RIDGE if form == "affine" and is_scarce(moments.count, k) else RIDGE[form]
 
 
 def squared_error(moments: Moments, fit: Fit) -> Matrix:
@@ -164,22 +178,22 @@ def _with_intercept(moments: Moments, weights: Matrix, form: str) -> Fit:
 
 
 def _solve_edge(
-    gram: Matrix, cross: Matrix, weights: Matrix, ridge: float, output: int, keep: NDArray[np.intp]
+    gram: Matrix, cross: Matrix, weights: Matrix, strength: float, output: int, keep: NDArray[np.intp]
 ) -> Matrix:
-    return _solve(gram[np.ix_(keep, keep)], cross[keep, output], weights[keep, output], ridge)
+    return _solve(gram[np.ix_(keep, keep)], cross[keep, output], weights[keep, output], strength)
 
 
-def _solve(gram: Matrix, cross: Matrix, weights: Matrix, ridge: float) -> Matrix:
+def _solve(gram: Matrix, cross: Matrix, weights: Matrix, strength: float) -> Matrix:
     """``weights + (gram + λ I)⁻¹ (cross - gram weights)`` for a positive semidefinite (k, k) Gram."""
     missing = cross - gram @ weights
     scale = float(np.trace(gram)) / len(gram)
     if scale <= 0 or not missing.any():
         return weights
     # Where rounding made the Gram indefinite by more than the ridge, a larger one is still tiny.
-    for strength in ridge * 10.0 ** np.arange(ATTEMPTS):
+    for factor in 10.0 ** np.arange(ATTEMPTS):
         try:
-            factor = cho_factor(gram + strength * scale * np.eye(len(gram)), lower=True, check_finite=False)
+            lower = cho_factor(gram + factor * strength * scale * np.eye(len(gram)), lower=True, check_finite=False)
         except LinAlgError:
             continue
-        return weights + np.asarray(cho_solve(factor, missing, check_finite=False))
+        return weights + np.asarray(cho_solve(lower, missing, check_finite=False))
     raise ValueError(f"a ({len(gram)}, {len(gram)}) Gram is not positive semidefinite, or not finite")

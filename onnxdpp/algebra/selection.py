@@ -34,6 +34,7 @@ Indices = NDArray[np.intp]
 
 METHODS = ("dpp", "dpp-sample", "importance", "random")
 KERNELS = ("rbf", "linear")
+SMALLEST = 1e-300
 
 
 @dataclass(frozen=True)
@@ -101,9 +102,11 @@ def choose_neurons(observed: Sequence[Moments], k: int, rule: Rule, beta: float 
     elif rule.method == "dpp-sample":
         kernel = _neuron_kernel(observed, beta)
         chosen = sample_k_dpp(kernel, k, epsilon=rule.epsilon, rng=default_rng(seed))
-    else:
+    elif rule.method == "dpp":
         worth = _sum_over(observed, lambda part: (part.weights**2).sum(1) * part.variance_x)
         chosen = maximise_k_dpp(_neuron_kernel(observed, beta), k, epsilon=rule.epsilon, contribution=worth)
+    else:
+        raise ValueError(f"unknown method {rule.method!r}")
     return np.sort(chosen)
 
 
@@ -138,7 +141,7 @@ def choose_edges(
     elif rule.method == "random":
         scores = np.stack([default_rng(child).random(n) for child in seed.spawn(m)], axis=1)
         chosen = _largest_in_groups(scores, k, rule.pattern)
-    else:
+    elif rule.uses_kernel:
         kernel = EdgeKernel(moments.covariance if beta is None else moments.gram, beta)
         if rule.method == "dpp-sample":
             chosen = sample_edges(kernel, weights, k, epsilon=rule.epsilon, seed=seed, executor=executor)
@@ -153,6 +156,8 @@ def choose_edges(
                 group=group,
                 executor=executor,
             )
+    else:
+        raise ValueError(f"unknown method {rule.method!r}")
     return np.sort(chosen, axis=0)
 
 
@@ -208,4 +213,8 @@ def _sum_over(observed: Sequence[Moments], term: Callable[[Moments], Matrix]) ->
 def _beta(rule: Rule, median: Callable[[], float]) -> float | None:
     if not rule.uses_kernel or rule.kernel != "rbf":
         return None
-    return rule.beta if rule.beta is not None else 1.0 / median()
+    if rule.beta is not None:
+        return rule.beta
+    distance = median()
+    # Distances that float64 can hardly hold are no distances: as where all items coincide.
+    return 1.0 / distance if distance > SMALLEST else 1.0

@@ -5,7 +5,7 @@ The checks, in this order; the first flaw found is raised as a `ModelError` of o
 1. versions: a graph; an IR version and operator sets that the installed onnx knows;
 2. names: valid UTF-8, no initializer, graph input or graph output twice;
 3. tensors, wherever they stand (initializers, node attributes, subgraphs, functions): a known element type,
-   possible dimensions, the data once and exactly as long as type and dimensions ask;
+   possible dimensions, the data once and exactly as long as type and dimensions ask, no NaN;
 4. functions: no recursion, no expansion that would keep onnxruntime busy for ever;
 5. edges: each value written once, everything read written, no cycle. The nodes of the main graph may stand in
    any order, as they may for onnxruntime;
@@ -22,8 +22,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import onnx
-from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxdpp.errors import ModelError
 from onnxdpp.graph.skeleton import skeleton
@@ -45,6 +46,7 @@ from onnxdpp.graph.walking import (
 MAX_EXPANDED_NODES = 100_000
 """Nodes that functions may expand to: onnxruntime already takes a minute for 65 000."""
 
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 _MAX_RANK, _MAX_ELEMENTS = 64, 2**59  # what NumPy can address
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _DATA_FIELDS = (
@@ -237,10 +239,19 @@ def _check_tensor(tensor: TensorProto, label: str) -> None:
         wanted = raw_bytes(tensor)  # an entry holds a byte, and so several elements
     else:
         wanted = elements
+    if kind in _FLOATS and held[field] == wanted:
+        _check_numbers(tensor, label)
     if held[field] != wanted:
         type_name = TensorProto.DataType.Name(kind).lower()
         unit = "bytes" if field == "raw_data" else f"entries of {field}"
         raise ModelError(f"{label} ({type_name}, {shape}) needs {wanted} {unit} and has {held[field]}.")
+
+
+def _check_numbers(tensor: TensorProto, label: str) -> None:
+    """Refuse NaN; an infinity may be meant, as in a mask."""
+    array = numpy_helper.to_array(tensor)
+    if bad := int(np.count_nonzero(np.isnan(array))):
+        raise ModelError(f"{label} holds {bad} NaN among {array.size} entries. Export it again from sound weights.")
 
 
 def _check_functions(model: ModelProto) -> None:

@@ -22,6 +22,7 @@ from onnxdpp.graph.operators import constant_axis, elementwise
 from onnxdpp.graph.walking import nodes_below, quoted
 
 FLOATS = (np.float16, np.float32, np.float64)
+SMALLEST_BETA = 1e-4
 OLDEST_OPSET = 7  # before it, broadcasting was asked for by attributes
 
 
@@ -279,7 +280,9 @@ def _projection(graph: Graph, index: int, name: str) -> Projection:
         left = graph.why_not_constant(node.input[0]) is None
         raise _Refused("its constant stands on the left" if left else f"its weight is not constant: {reason}")
     array = graph.array(value)
-    if array is None or array.ndim != 2 or array.dtype not in FLOATS or 0 in array.shape:
+    if array is not None and 0 in array.shape:
+        raise _Refused(f"its weight {quoted(value)} is empty: {array.shape}")
+    if array is None or array.ndim != 2 or array.dtype not in FLOATS:
         shown = "of an unknown kind" if array is None else f"{array.dtype} {array.shape}"
         raise _Refused(f"its weight {quoted(value)} is {shown}, not a matrix of float16, float32 or float64")
     if (other := graph.shared_with(weight)) is not None:
@@ -290,6 +293,8 @@ def _projection(graph: Graph, index: int, name: str) -> Projection:
     scale = float(attribute(node, "alpha", 1.0)) if gemm else 1.0
     if scale == 0 or not np.isfinite(scale):
         raise _Refused(f"its alpha is {scale:g}")
+    if gemm and not np.isfinite(beta := float(attribute(node, "beta", 1.0))):
+        raise _Refused(f"its beta is {beta:g}")
     if node.input[0] in graph.random_values:
         raise _Refused(f"its input {quoted(node.input[0])} depends on a random operator")
     if bad := np.count_nonzero(~np.isfinite(array)):
@@ -307,7 +312,9 @@ def _gemm_bias(graph: Graph, index: int, m: int) -> Bias | None:
     use = Use(index, 2)
     name, beta = graph.name_at(use), float(attribute(graph.nodes[index], "beta", 1.0))
     constant = graph.array(name) if name and graph.why_not_constant(name) is None else None
-    return None if beta == 0 or constant is None or not _holds_intercept(constant, m) else Bias(use, beta)
+    # Behind an extreme beta the constant could not hold an intercept in its own type.
+    usable = SMALLEST_BETA <= abs(beta) <= 1 / SMALLEST_BETA
+    return Bias(use, beta) if usable and constant is not None and _holds_intercept(constant, m) else None
 
 
 def _added_bias(graph: Graph, index: int, m: int) -> Bias | None:

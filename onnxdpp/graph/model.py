@@ -144,8 +144,8 @@ def check_output(path: StrPath, *, inputs: Sequence[StrPath], force: bool) -> No
     path : str or path
         The output.
     inputs : sequence of paths
-        Files that must stay as they are. `path` is one of them if it names the same file: through links, or
-        in another case where the file system does not tell cases apart.
+        Files, and folders of files, that must stay as they are. `path` is one of them if it names the same file:
+        through links, or in another case where the file system does not tell cases apart.
     force : bool
         Whether an existing file may be replaced.
 
@@ -160,6 +160,8 @@ def check_output(path: StrPath, *, inputs: Sequence[StrPath], force: bool) -> No
     for source in inputs:
         if _same_file(target, Path(source)):
             raise UsageError(f"Output {_shown(path)} is the input {_shown(source)}. Name another output.")
+        if Path(source).is_dir() and Path(source).resolve() == target.resolve().parent:
+            raise UsageError(f"Output {_shown(path)} lies in the input folder {_shown(source)}. Name another place.")
     if target.is_dir():
         raise UsageError(f"Output {_shown(path)} is a folder. Name a file in it.")
     if target.exists() and not target.is_file():
@@ -262,7 +264,7 @@ def _same_file(target: Path, source: Path) -> bool:
     try:
         return target.samefile(source)
     except (OSError, ValueError):  # one of them does not exist
-        return target.absolute() == source.absolute()
+        return target.resolve() == source.resolve()
 
 
 def _shown(path: StrPath) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from onnx import NodeProto
 
-from onnxdpp.graph.index import ONNX_DOMAINS, Graph
+from onnxdpp.graph.index import ONNX_DOMAINS, RANDOM, Graph
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,15 @@ BROADCASTING = """
     Mod Mul Or Pow PRelu Sub Sum Where Xor
 """.split()
 
+# Named as what they are; any other operator that is not in the table is refused all the same.
+MIXING = """
+    ArgMax ArgMin CumProd CumSum DFT Einsum Gemm GlobalLpPool Hardmax LayerNormalization LogSoftmax LpNormalization
+    MatMul MeanVarianceNormalization RMSNormalization ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Softmax TopK
+""".split()
+
+QUANTIZING = ("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear")
+
 OPERATORS: dict[str, Elementwise] = {
     **{name: Elementwise() for name in UNARY},
     **{name: Elementwise(operands=None) for name in BROADCASTING},
@@ -69,8 +78,12 @@ def elementwise(graph: Graph, node: NodeProto) -> Elementwise | str:
     if node.domain not in ONNX_DOMAINS:
         return f"is of the domain {node.domain!r}, which onnxdpp does not know"
     entry = OPERATORS.get(node.op_type)
+    if node.op_type in QUANTIZING:
+        return "quantizes: prune before you quantize"
+    if node.op_type in RANDOM:
+        return "draws at random"
     if entry is None:
-        return "mixes neurons"
+        return "mixes neurons" if node.op_type in MIXING else "is not supported between dense layers yet"
     reason = entry.unless(graph, node)
     return entry if reason is None else reason
 

@@ -163,7 +163,8 @@ def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
         bias = names.fresh(f"{node.input[1]}_bias")
         _add_initializer(result, bias, np.zeros(part.m, weight.dtype))
         unused = graph.name_at(Use(part.node, 2))
-        if node.op_type == "Gemm" and (not unused or attribute(node, "beta", 1.0) == 0):
+        idle = attribute(node, "beta", 1.0) == 0 and graph.array(unused) is not None
+        if node.op_type == "Gemm" and (not unused or idle):
             kept = [entry for entry in node.attribute if entry.name != "beta"]
             del node.input[2:], node.attribute[:]
             node.input.append(bias)
