@@ -204,7 +204,12 @@ def _observe(
             lanes[0][tap].merge(other[tap])
     if not all(accumulator.count for accumulator in lanes[0].values()):
         raise DataError(f"No observation reaches layer {quoted(target.name)}: its input is empty on these data.")
-    return {tap: accumulator.moments() for tap, accumulator in lanes[0].items()}
+    moments = {tap: accumulator.moments() for tap, accumulator in lanes[0].items()}
+    if not all(part.is_finite for part in moments.values()):
+        raise DataError(
+            f"The squares of what enters {quoted(target.name)} overflow float64. Scale the model or the data."
+        )
+    return moments
 
 
 def _scale(moments: Iterable[Moments]) -> str:

@@ -1344,3 +1344,49 @@ def test_output_follows_the_umask(prune: Run, tmp_path: Path, mask: int, mode: i
         os.umask(old)
     for name in ("net.pruned.onnx", "r.json"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
+def test_report_on_the_output_by_another_path_is_refused(prune: Run, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    outcome = prune("-o", tmp_path / "d" / ".." / "o.onnx", "--report", tmp_path / "o.onnx")
+    assert "Name another output" in refusal(outcome, 2)
+    assert not (tmp_path / "o.onnx").exists()
+
+
+@pytest.mark.parametrize("option", ["-o", "--report"])
+def test_output_into_the_calibration_folder_is_refused(
+    onnxdpp: Run, net: Path, calib: Path, tmp_path: Path, option: str
+) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    inside = folder / "a.npz"
+    inside.write_bytes(calib.read_bytes())
+    outcome = onnxdpp("prune", net, "--calib", folder, "--keep", 0.5, option, inside, "--force")
+    assert "lies in the input folder" in refusal(outcome, 2) or "is the input" in outcome.err
+    assert inside.read_bytes() == calib.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["b1", "b2"])
+def test_nan_in_a_bias_is_refused_by_name_and_count(prune: Run, net: Path, tmp_path: Path, name: str) -> None:
+    proto = mlp()
+    bias = constant(proto, name).copy()
+    bias[1] = np.nan
+    tensor(proto, name).CopyFrom(numpy_helper.from_array(bias, name))
+    stored(proto, net)
+    with untouched(tmp_path):
+        assert f"Initializer '{name}' holds 1 NaN among {bias.size} entries" in refusal(prune(), 3)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_float64_beyond_reach_is_one_line(onnxdpp: Run, tmp_path: Path, scale: float) -> None:
+    """Its squares leave float64: either it is pruned all the same, or it is said which layer is too much."""
+    proto = in_type(TensorProto.DOUBLE)
+    for name in ("w1", "b1"):
+        tensor(proto, name).CopyFrom(numpy_helper.from_array(constant(proto, name) * scale, name))
+    path = stored(proto, tmp_path / "far.onnx")
+    for unit in ("neuron", "edge"):
+        outcome = onnxdpp(
+            "prune", path, "--calib", "random:64", "--keep", 0.5, "--unit", unit, "--provider", "cpu", "--force"
+        )
+        assert outcome.code in (0, 3)
+        assert "Traceback" not in outcome.err

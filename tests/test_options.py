@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -120,3 +121,23 @@ def test_count_rounds_to_the_nearest_multiple_upwards_at_half() -> None:
 def test_pattern_that_cannot_be_is_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         onnxdpp.prune("missing.onnx", "missing.npz", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": "0.5"}, "keep is '0.5'; it must be a number."),
+        ({"keep": 0.5, "seed": 1.5}, "seed is 1.5; it must be a whole number."),
+        ({"keep": 0.5, "max_rows": 10.5}, "max_rows is 10.5; it must be a whole number."),
+        ({"keep": 0.5, "round_to": 2.5}, "round_to is 2.5; it must be a whole number."),
+        ({"keep": 0.5, "epsilon": 1e-310}, "epsilon is 1e-310; it must be a positive number."),
+    ],
+)
+def test_option_of_another_type_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=f"^{re.escape(message)}$"):
+        onnxdpp.prune("missing.onnx", "missing.npz", **options)
+
+
+def test_model_of_another_type_is_refused() -> None:
+    with pytest.raises(UsageError, match="The model is a bytes"):
+        onnxdpp.prune(b"model", "missing.npz", keep=0.5)  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from jsonschema import Draft202012Validator
+from models import model
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
@@ -960,3 +961,27 @@ def test_peak_memory_does_not_grow_with_rows(unit: str, tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(done.stdout))
     assert peaks[1] - peaks[0] < 8e6  # of 37 MB more data
+
+
+def test_gemm_of_beta_zero_and_a_computed_bias_is_refused_once() -> None:
+    """The affine refit prepares biases first: what it finds afterwards must be what the report says."""
+    proto = model(
+        """g (float[N, 6] x) => (float[N, 3] y) {
+            [fc1] a = Gemm(x, W1, B1)   p = Relu(a)
+            c = ReduceMean<axes=[1]>(x)   [fc2] b = Gemm<beta=0.0>(p, W2, c)   q = Relu(b)
+            [fc3] y = Gemm(q, W3, B3)
+        }""",
+        W1=(6, 8),
+        B1=(8,),
+        W2=(8, 7),
+        W3=(7, 3),
+        B3=(3,),
+    )
+    report = prune(proto, {"x": rows(200, 6)}).report
+    assert [layer["name"] for layer in report["layers"]] == ["fc1"]
+    assert "fc2" in {entry["name"] for entry in report["refusals"]}
+
+
+def test_lone_pattern_is_one_pattern(net: ModelProto) -> None:
+    report = prune(net, {"x": rows(200, 6)}, layers="fc1").report
+    assert [layer["name"] for layer in report["layers"]] == ["fc1"]

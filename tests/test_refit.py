@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from onnxdpp.algebra.moments import Accumulator, Moments
-from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss, squared_error
+from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss, ridge, squared_error
 
 Matrix = NDArray[np.float64]
 SEEDS = st.integers(0, 2**32 - 1)
@@ -406,3 +406,23 @@ def test_relative_loss_of_one_constant_consumer_is_judged_by_the_varying_one() -
     alone = relative_loss([(problem.moments, fit)])
     both: list[Any] = [(problem.moments, fit), (constant, refit_neurons(constant, problem.keep, "affine"))]
     assert relative_loss(both) == pytest.approx(alone, rel=1e-9)
+
+
+def test_refit_on_scarce_rows_does_not_follow_their_noise() -> None:
+    """102 rows for 100 kept inputs: the plain ridge errs by tens of times the signal on rows that it has not seen."""
+    rng = np.random.default_rng(0)
+    first, weights = rng.standard_normal((20, 200)), rng.standard_normal((200, 5))
+    seen, unseen = (np.maximum(rng.standard_normal((r, 20)) @ first, 0) for r in (102, 1000))
+    keep = np.arange(100)
+    problem = moments_of(seen, weights)
+    fit = refit_neurons(problem, keep, "affine")
+    y = unseen @ weights
+    assert fit.intercept is not None
+    missed = np.linalg.norm(unseen @ fit.weights + fit.intercept - y) / np.linalg.norm(y - y.mean(0))
+    assert missed < 0.8
+    assert missed < np.linalg.norm(unseen @ cut(problem, keep).weights - y) / np.linalg.norm(y - y.mean(0))
+
+
+@pytest.mark.parametrize(("r", "form", "expected"), [(19, "affine", 1e-2), (20, "affine", 1e-6), (5, "linear", 1e-10)])
+def test_ridge_depends_on_rows_for_each_kept_input(r: int, form: str, expected: float) -> None:
+    assert ridge(moments_of(np.ones((r, 12)), np.ones((12, 1))), 10, form) == expected

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from scipy.linalg.blas import dsyrk
 
 Matrix = NDArray[np.float64]
+# Squares that leave float64 become infinite moments: the caller looks for those once, at the end.
+_letting_overflow = np.errstate(over="ignore", invalid="ignore")
 BLOCK = 2048  # rows converted to float64 at a time
 # A variance below this share of the mean square is rounding: the value is constant.
 ROUNDING = 1e-12
@@ -56,6 +58,7 @@ class Accumulator:
         self._cross = np.zeros((n, m) if paired else (0, 0))
         self._power_y = np.zeros(m)
 
+    @_letting_overflow
     def update(self, x: NDArray[np.floating], original: NDArray[np.floating] | None = None) -> None:
         """Add rows.
 
@@ -79,6 +82,7 @@ class Accumulator:
                 self._power_y += np.einsum("ij,ij->j", y, y)
         self.count += len(x)
 
+    @_letting_overflow
     def merge(self, other: Accumulator) -> None:
         """Add the rows of another accumulator of the same projection."""
         self.count += other.count
@@ -88,8 +92,9 @@ class Accumulator:
         self._sum_y += other._sum_y
         self._power_y += other._power_y
 
+    @_letting_overflow
     def moments(self) -> Moments:
-        """The means over all rows so far."""
+        """The means over all rows so far; see `Moments.is_finite`."""
         if self.count == 0:
             raise ValueError("no rows were added")
         gram = np.triu(self._squares, 1).T  # dsyrk leaves the other triangle zero
@@ -131,6 +136,12 @@ class Moments:
     cross: Matrix
     mean_y: Matrix
     power_y: Matrix
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether float64 could hold the squares of the rows."""
+        parts = (self.gram, self.cross, self.power_y)
+        return all(bool(np.isfinite(part).all()) for part in parts)
 
     @cached_property
     def covariance(self) -> Matrix:
