@@ -18,8 +18,9 @@ from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.graph.calibration import RUNTIME_VERSION, choose_provider
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.layers import find_layers, find_projections
+from onnxdpp.graph.layers import find_layers
 from onnxdpp.graph.model import FileInfo, file_info, load_model, save_model
+from onnxdpp.graph.projections import find_projections
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.options import Options, parse_layer, parse_pattern
 from onnxdpp.pruning import Progress, execute, plan

@@ -30,7 +30,8 @@ from onnxdpp.errors import DataError, NothingToPrune, UsageError
 from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.calibration import Block, Observer, cores
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.layers import Layer, Projection, Refusal, find_layers, find_projections
+from onnxdpp.graph.layers import Layer, find_layers
+from onnxdpp.graph.projections import Projection, Refusal, find_projections
 from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, with_biases
 from onnxdpp.graph.walking import quoted
 from onnxdpp.options import Options

@@ -24,8 +24,9 @@ from oracles import dropped, gaps, half, oracle_a, oracle_b, shuffled, silenced
 
 from onnxdpp.errors import ModelError
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.layers import Layer, Projection, find_layers, find_projections
+from onnxdpp.graph.layers import Layer, find_layers
 from onnxdpp.graph.operators import OPERATORS
+from onnxdpp.graph.projections import Projection, find_projections
 
 X = {"x": normal(9, 4)}
 

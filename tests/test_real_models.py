@@ -14,7 +14,7 @@ from onnxdpp import PruneResult
 from onnxdpp.errors import ModelError, NothingToPrune
 from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.layers import find_projections
+from onnxdpp.graph.projections import find_projections
 
 CALIBRATION: dict[str, Any] = {
     "snakers4__silero-vad__model_micro.onnx": {"input": normal(6, 4000)},

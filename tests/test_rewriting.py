@@ -28,7 +28,8 @@ from oracles import dropped, gap, oracle_a, oracle_b
 from onnxdpp.errors import ModelError
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.index import Graph, Use
-from onnxdpp.graph.layers import Layer, Projection, find_layers, find_projections
+from onnxdpp.graph.layers import Layer, find_layers
+from onnxdpp.graph.projections import Projection, find_projections
 from onnxdpp.graph.rewriting import apply, in_order, reweighted, sliced, with_biases
 
 X = {"x": normal(9, 4)}

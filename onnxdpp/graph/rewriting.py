@@ -16,7 +16,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from onnxdpp.errors import ModelError
 from onnxdpp.graph.checking import sorted_nodes
 from onnxdpp.graph.index import Array, Graph, Use, attribute
-from onnxdpp.graph.layers import Projection, WeightAxis
+from onnxdpp.graph.layers import WeightAxis
+from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.walking import all_graphs, all_nodes, quoted
 
 Edits: TypeAlias = dict[Use, Array]
