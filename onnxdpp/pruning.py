@@ -103,7 +103,8 @@ def plan(graph: Graph, options: Options) -> Plan:
             refused.append(Refusal(part.name, reason))
     if not targets:
         reasons = [(refusal.name, refusal.reason) for refusal in refused]
-        raise NothingToPrune(f"Nothing can be pruned: no layer of {len(reasons)} candidates.", reasons)
+        why = f"no layer of {len(reasons)} candidates" if reasons else "its graph has no Gemm, MatMul or Conv"
+        raise NothingToPrune(f"Nothing can be pruned: {why}.", reasons)
     return Plan(tuple(targets), tuple(refused))
 
 

@@ -985,3 +985,8 @@ def test_gemm_of_beta_zero_and_a_computed_bias_is_refused_once() -> None:
 def test_lone_pattern_is_one_pattern(net: ModelProto) -> None:
     report = prune(net, {"x": rows(200, 6)}, layers="fc1").report
     assert [layer["name"] for layer in report["layers"]] == ["fc1"]
+
+
+def test_graph_without_weight_layers_is_said_to_have_none() -> None:
+    with pytest.raises(NothingToPrune, match=r"^Nothing can be pruned: its graph has no Gemm, MatMul or Conv\.$"):
+        prune(model("g (float[N, 6] x) => (float[N, 6] y) { y = Relu(x) }"), {"x": rows(20, 6)})
