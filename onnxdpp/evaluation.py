@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from onnxdpp.errors import ModelError, OnnxdppError
 from onnxdpp.graph.batches import Batch, Batches
 from onnxdpp.graph.calibration import Session
-from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph
+from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, attribute
 from onnxdpp.graph.rewriting import Names
 from onnxdpp.graph.walking import all_nodes, all_tensors, is_external, quoted
 
@@ -72,10 +72,9 @@ def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
     total = 0
     for index, node in enumerate(counted):
         left, right, out = shapes[3 * index : 3 * index + 3]
-        transposed = any(entry.name == "transA" and entry.i for entry in node.attribute)
         match node.op_type:
             case "Gemm":
-                total += int(np.prod(out)) * left[0 if transposed else 1]
+                total += int(np.prod(out)) * left[0 if attribute(node, "transA", 0) else 1]
             case "MatMul":
                 total += int(np.prod(out)) * left[-1]
             case "Conv":

@@ -107,6 +107,10 @@ class Graph:
             case _:
                 return None
 
+    def rewritable(self, name: str) -> Array | None:
+        """Value of the constant `name` where it may be rewritten; None for anything else."""
+        return self.array(name) if self.why_not_constant(name) is None else None
+
     def why_not_constant(self, name: str) -> str | None:
         """The reason why the value `name` is not a constant that may be rewritten; None if it is one."""
         if name in self._sparse:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from onnxdpp.graph.index import Graph, Use
 from onnxdpp.graph.operators import constant_axis, elementwise
-from onnxdpp.graph.projections import Projection, Refusal, Refused, dense_nodes, projection_at, unknown_refusals
+from onnxdpp.graph.projections import Projection, Refusal, Refused, dense_nodes, found_or_refused, projection_at
 from onnxdpp.graph.walking import quoted
 
 
@@ -71,15 +71,8 @@ def find_layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
     list of Layer, list of Refusal
         Names are unique among both.
     """
-    found: list[Layer] = []
-    refused = unknown_refusals(graph)
     names = dense_nodes(graph)
-    for index, name in names.items():
-        try:
-            found.append(_layer(graph, projection_at(graph, index, name), names))
-        except Refused as reason:
-            refused.append(Refusal(name, str(reason)))
-    return found, refused
+    return found_or_refused(graph, lambda index, name: _layer(graph, projection_at(graph, index, name), names))
 
 
 def _layer(graph: Graph, start: Projection, names: dict[int, str]) -> Layer:
@@ -165,7 +158,7 @@ def _gemm_bias_follower(graph: Graph, start: Projection) -> list[WeightAxis]:
     name = graph.name_at(use)
     if not name:
         return []
-    constant = graph.array(name) if graph.why_not_constant(name) is None else None
+    constant = graph.rewritable(name)
     if constant is None:
         raise Refused(f"its bias is not constant: {graph.why_not_constant(name)}")
     try:

@@ -6,7 +6,9 @@ rewritten when nobody else reads it, and its bias, in the Gemm or in the Add or 
 What cannot be is a `Refusal`, a value with the reason, never an exception and never a guess.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,7 @@ from onnxdpp.errors import ModelError
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, Use, attribute
 from onnxdpp.graph.walking import nodes_below, quoted
 
+Found = TypeVar("Found")
 FLOATS = (np.float16, np.float32, np.float64)
 SMALLEST_BETA = 1e-4
 OLDEST_OPSET = 7  # before it, broadcasting was asked for by attributes
@@ -95,11 +98,16 @@ def find_projections(graph: Graph) -> tuple[list[Projection], list[Refusal]]:
     list of Projection, list of Refusal
         Names are unique among both.
     """
-    found: list[Projection] = []
+    return found_or_refused(graph, lambda index, name: projection_at(graph, index, name))
+
+
+def found_or_refused(graph: Graph, build: Callable[[int, str], Found]) -> tuple[list[Found], list[Refusal]]:
+    """What `build` makes of each dense node, by number and name, and a refusal where it raises `Refused`."""
+    found: list[Found] = []
     refused = unknown_refusals(graph)
     for index, name in dense_nodes(graph).items():
         try:
-            found.append(projection_at(graph, index, name))
+            found.append(build(index, name))
         except Refused as reason:
             refused.append(Refusal(name, str(reason)))
     return found, refused
@@ -151,7 +159,7 @@ def projection_at(graph: Graph, index: int, name: str) -> Projection:
 def _gemm_bias(graph: Graph, index: int, m: int) -> Bias | None:
     use = Use(index, 2)
     name, beta = graph.name_at(use), float(attribute(graph.nodes[index], "beta", 1.0))
-    constant = graph.array(name) if name and graph.why_not_constant(name) is None else None
+    constant = graph.rewritable(name) if name else None
     # Behind an extreme beta the constant could not hold an intercept in its own type.
     usable = SMALLEST_BETA <= abs(beta) <= 1 / SMALLEST_BETA
     return Bias(use, beta) if usable and constant is not None and _holds_intercept(constant, m) else None
@@ -167,8 +175,7 @@ def _added_bias(graph: Graph, index: int, m: int) -> Bias | None:
     if reader.op_type not in ("Add", "Sub") or reader.domain not in ONNX_DOMAINS:
         return None
     use = Use(uses[0].node, 1 - uses[0].slot)
-    name = graph.name_at(use)
-    constant = graph.array(name) if graph.why_not_constant(name) is None else None
+    constant = graph.rewritable(graph.name_at(use))
     if constant is None or not _holds_intercept(constant, m):
         return None
     # (x W) - c and c - (x W) alike: what is added to x W is taken from c.
