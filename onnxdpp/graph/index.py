@@ -6,16 +6,18 @@ by where it is read, a `Use` (node, slot), since two readers of one tensor may c
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto
 
-from onnxdpp.graph.walking import captured_names, is_external, nodes_below, quoted, read_names
+from onnxdpp.graph.attributes import Array, attribute
+from onnxdpp.graph.external import tensor_array
+from onnxdpp.graph.folding import FOLDING, folded
+from onnxdpp.graph.walking import captured_names, nodes_below, quoted, read_names
 
-Array: TypeAlias = NDArray[Any]
+__all__ = ["ONNX_DOMAINS", "RANDOM", "Array", "Graph", "Use", "attribute"]
 
 ONNX_DOMAINS = ("", "ai.onnx")
 
@@ -31,6 +33,12 @@ class Use:
 class Graph:
     """Use-def index of the main graph of `model`, whose nodes stand in topological order.
 
+    Parameters
+    ----------
+    model : ModelProto
+    folder : path, optional
+        Where external data lie; without it, tensors in external data are no constants that can be read.
+
     Attributes
     ----------
     nodes : list of NodeProto
@@ -41,8 +49,9 @@ class Graph:
     opset : int, version of the default domain (0 where it is not imported)
     """
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
         self.model = model
+        self.folder = folder
         graph = model.graph
         self.nodes = list(graph.node)
         self.outputs = {value.name for value in graph.output}
@@ -91,10 +100,22 @@ class Graph:
         return node if node.op_type == "Constant" and node.domain in ONNX_DOMAINS else None
 
     def array(self, name: str) -> Array | None:
-        """Value of the constant `name`; None where it is no constant that can be read here."""
+        """Value of the constant `name`; None where it is no constant that can be read here.
+
+        A constant is an initializer, the output of a Constant node, or what a few operators make of one (`folding`).
+        External data are mapped, not read.
+        """
         tensor = self.tensor(name)
         if tensor is not None:
-            return None if is_external(tensor) else numpy_helper.to_array(tensor)
+            return tensor_array(tensor, self.folder)
+        inner = self.folding_node(name)
+        if inner is not None:
+            inputs = [self.array(part) if part else None for part in inner.input]
+            return (
+                None
+                if any(a is None and part for a, part in zip(inputs, inner.input, strict=True))
+                else folded(inner, inputs)
+            )
         node = self.constant_node(name)
         if node is None:
             return None
@@ -107,6 +128,22 @@ class Graph:
             case _:
                 return None
 
+    def folding_node(self, name: str) -> NodeProto | None:
+        """The node that makes `name` of other values by moving or casting entries, if one does."""
+        index = self.producer.get(name)
+        if index is None:
+            return None
+        node = self.nodes[index]
+        return node if node.op_type in FOLDING and node.domain in ONNX_DOMAINS else None
+
+    def source(self, use: Use) -> Use:
+        """Where the constant at `use` is best rewritten: before the Casts that lead to it, so that its type stays."""
+        while (node := self.folding_node(self.name_at(use))) is not None:
+            if node.op_type not in ("Cast", "Identity") or self._read_otherwise(use) is not None:
+                break
+            use = Use(self.producer[node.output[0]], 0)
+        return use
+
     def rewritable(self, name: str) -> Array | None:
         """Value of the constant `name` where it may be rewritten; None for anything else."""
         return self.array(name) if self.why_not_constant(name) is None else None
@@ -117,11 +154,12 @@ class Graph:
             return f"{quoted(name)} is a sparse initializer"
         if name in self._overridable:
             return f"{quoted(name)} is also a graph input, so that callers may override it"
-        tensor = self.tensor(name)
-        if tensor is not None:
-            return f"{quoted(name)} lies in external data (not supported yet)" if is_external(tensor) else None
-        if self.constant_node(name) is not None:
+        if self.tensor(name) is not None or self.constant_node(name) is not None:
             return None
+        inner = self.folding_node(name)
+        if inner is not None:
+            reasons = (self.why_not_constant(part) for part in inner.input if part)
+            return next((reason for reason in reasons if reason is not None), None)
         index = self.producer.get(name)
         if index is None:
             return f"{quoted(name)} is a graph input"
@@ -131,7 +169,14 @@ class Graph:
         return f"{quoted(name)} is computed by {self.title(index)}"
 
     def shared_with(self, use: Use) -> str | None:
-        """Who else reads (or gives out) the constant at `use`, in words; None if nobody does."""
+        """Who else reads (or gives out) the constant at `use`, or what it is made of, in words; None if nobody does."""
+        other = self._read_otherwise(use)
+        inner = self.folding_node(self.name_at(use))
+        if other is None and inner is not None:
+            return self.shared_with(Use(self.producer[inner.output[0]], 0))
+        return other
+
+    def _read_otherwise(self, use: Use) -> str | None:
         name = self.name_at(use)
         if name in self.outputs:
             return "the graph's outputs"
@@ -191,11 +236,3 @@ class Graph:
 RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )
-
-
-def attribute(node: NodeProto, name: str, default: Any) -> Any:
-    """Value of the attribute `name` of `node`, or `default`."""
-    for entry in node.attribute:
-        if entry.name == name:
-            return onnx.helper.get_attribute_value(entry)
-    return default

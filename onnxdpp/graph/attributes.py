@@ -1,0 +1,17 @@
+"""Attributes of nodes, and the type of the arrays that the graph half deals in."""
+
+from typing import Any, TypeAlias
+
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+Array: TypeAlias = NDArray[Any]
+
+
+def attribute(node: NodeProto, name: str, default: Any) -> Any:
+    """Value of the attribute `name` of `node`, or `default`."""
+    for entry in node.attribute:
+        if entry.name == name:
+            return onnx.helper.get_attribute_value(entry)
+    return default
