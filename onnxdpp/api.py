@@ -6,22 +6,25 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from os import PathLike
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 from onnxdpp.algebra.refit import is_scarce
-from onnxdpp.errors import UsageError
+from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluation import compare, macs_per_row, parameters
 from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.graph.calibration import RUNTIME_VERSION, choose_provider
 from onnxdpp.graph.checking import check_model
+from onnxdpp.graph.external import data_files, has_external_data
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import find_layers
-from onnxdpp.graph.model import FileInfo, file_info, load_model, save_model
+from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info, save_model
 from onnxdpp.graph.projections import find_projections
 from onnxdpp.graph.rewriting import in_order
+from onnxdpp.graph.scratch import Scratch
 from onnxdpp.options import Options, parse_layer, parse_pattern
 from onnxdpp.pruning import Progress, execute, plan
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
@@ -40,13 +43,19 @@ class PruneResult:
         The pruned model, verified.
     report : dict
         As the JSON Schema ``report`` says.
+    folder : Path or None
+        Of the input, where it is a path: what is left of its external data is named from there. Of a model with
+        external data, `model` says where the weights lie, and pruned ones lie in temporary files that go when this
+        object goes: `save` it to have them.
     """
 
     model: ModelProto
     report: dict[str, Any] = field(repr=False)
+    folder: Path | None = field(default=None, repr=False)
+    _scratch: Scratch | None = field(default=None, repr=False)  # what `model` needs lies in it
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        """Write the model, atomically.
+        """Write the model, atomically; its external data, if it has any, into a second file beside it.
 
         Raises
         ------
@@ -55,7 +64,7 @@ class PruneResult:
         MachineError
             If the disk does not take it; a file that was there before is unharmed.
         """
-        save_model(self.model, path, force=force)
+        save_model(self.model, path, folder=self.folder, force=force)
 
 
 def prune(
@@ -133,14 +142,15 @@ def prune(
         provider, batch_size, max_rows,
         None if pattern is None else parse_pattern(pattern),
     )  # fmt: skip
-    proto, info = _opened(model)
-    graph = Graph(in_order(proto))
+    proto, folder, info = _opened(model)
+    graph = Graph(in_order(proto), folder)
+    scratch = Scratch(active=has_external_data(proto))
     todo = plan(graph, options)
     where, notices = choose_provider(provider)
     batches = open_batches(calib, input_specs(graph.model), batch_size=batch_size, max_rows=max_rows, seed=seed)
-    pruned, results, observations = execute(graph, todo, options, batches, where, progress)
+    pruned, results, observations = execute(graph, todo, options, batches, where, progress, scratch)
     check_model(pruned, "the pruned model")
-    after = Graph(pruned)
+    after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
     first = next(iter(batches))
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, observations)]
@@ -148,7 +158,7 @@ def prune(
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
     report = Report(
         before=_size(graph, info, macs_per_row(graph, first, where)),
-        after=_size(after, file_info(pruned), macs_per_row(after, first, where)),
+        after=_size(after, model_info(pruned, folder), macs_per_row(after, first, where)),
         layers=results,
         refusals=[(refusal.name, refusal.reason) for refusal in todo.refusals],
         discrepancy=discrepancy.outputs,
@@ -161,7 +171,7 @@ def prune(
         versions=_versions(),
         seconds=time.perf_counter() - started,
     )
-    return PruneResult(pruned, report.as_dict())
+    return PruneResult(pruned, report.as_dict(), folder, scratch)
 
 
 def inspect(model: Model) -> dict[str, Any]:
@@ -181,14 +191,14 @@ def inspect(model: Model) -> dict[str, Any]:
     ModelError
         If the model cannot be read or is not sound.
     """
-    proto, info = _opened(model)
-    graph = Graph(in_order(proto))
+    proto, folder, info = _opened(model)
+    graph = Graph(in_order(proto), folder)
     layers, no_neurons = find_layers(graph)
     projections, no_edges = find_projections(graph)
     found = [
         FoundLayer(
             layer.name, "neuron", layer.n, sum(part.m for part, _ in layer.consumers),
-            [part.name for part, _ in layer.consumers],
+            list(layer.members), [part.name for part, _ in layer.consumers],
         )
         for layer in layers
     ]  # fmt: skip
@@ -204,17 +214,21 @@ def _listed(patterns: str | Iterable[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _opened(model: Model) -> tuple[ModelProto, FileInfo]:
+def _opened(model: Model) -> tuple[ModelProto, Path | None, FileInfo]:
+    """The model, its folder where it is a path, and what it weighs."""
     if isinstance(model, ModelProto):
         check_model(model, "the model")
-        return model, file_info(model)
+        if has_external_data(model):
+            raise ModelError("The model has external data, and a ModelProto does not say where. Give the model's path.")
+        return model, None, model_info(model)
     if not isinstance(model, str | PathLike):
         raise UsageError(f"The model is a {type(model).__name__}; it can be a path or an onnx.ModelProto.")
-    return load_model(model), file_info(model)
+    proto, folder = load_model(model), Path(model).parent.absolute()
+    return proto, folder, file_info(model, data_files(proto, folder))
 
 
 def _size(graph: Graph, info: FileInfo, macs: int | None) -> ModelSize:
-    total, nonzero = parameters(graph.model)
+    total, nonzero = parameters(graph.model, graph.folder)
     return ModelSize(info.sha256, info.bytes, total, nonzero, macs)
 
 

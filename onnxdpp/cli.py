@@ -184,7 +184,7 @@ def prune(
     """
     with _importing():
         from onnxdpp.api import prune as run
-        from onnxdpp.graph.model import check_input, check_output, write_text
+        from onnxdpp.graph.model import check_input, check_output, stored_data, write_text
     from onnxdpp.report import to_json
     from onnxdpp.tables import prune_tables
 
@@ -199,6 +199,8 @@ def prune(
     source = Path(model)
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
     inputs = [source, *([] if calib.startswith("random:") else [Path(calib)])]
+    if force:  # what is not there yet is no data file
+        inputs += stored_data(source)
     if not dry_run:
         check_output(out, inputs=inputs, force=force)
     if report is not None:

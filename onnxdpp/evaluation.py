@@ -2,33 +2,36 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper
 
 from onnxdpp.errors import ModelError, OnnxdppError
 from onnxdpp.graph.batches import Batch, Batches
 from onnxdpp.graph.calibration import Session
+from onnxdpp.graph.external import tensor_array
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, attribute
 from onnxdpp.graph.rewriting import Names
-from onnxdpp.graph.walking import all_nodes, all_tensors, is_external, quoted
+from onnxdpp.graph.walking import all_nodes, all_tensors, quoted
 
 FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 COUNTED = ("Gemm", "MatMul", "Conv", "ConvTranspose")
 
 
-def parameters(model: ModelProto) -> tuple[int, int]:
+def parameters(model: ModelProto, folder: Path | None = None) -> tuple[int, int]:
     """Entries of all float constants of a model, and how many of them are not zero.
 
-    Initializers and Constant nodes count, in the main graph, in bodies and in functions; tensors in external data
-    count as not zero.
+    Initializers and Constant nodes count, in the main graph, in bodies and in functions. Of tensors in external data
+    whose `folder` is not given, all entries count as not zero.
     """
     total = nonzero = 0
     for _, tensor in all_tensors(model):
         if tensor.data_type in FLOATS:
             size = int(np.prod(tensor.dims, dtype=np.int64))
             total += size
-            nonzero += size if is_external(tensor) else int(np.count_nonzero(numpy_helper.to_array(tensor)))
+            array = tensor_array(tensor, folder)
+            nonzero += size if array is None else int(np.count_nonzero(array))
     for node in all_nodes(model):
         for entry in node.attribute:
             if entry.name in ("value_float", "value_floats") and node.op_type == "Constant":
@@ -66,7 +69,7 @@ def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
     if not counted:
         return 0
     try:
-        shapes = [shape.tolist() for shape in Session(model, provider).run(batch)]
+        shapes = [shape.tolist() for shape in Session(model, provider, graph.folder).run(batch)]
     except OnnxdppError:
         return None
     total = 0
@@ -138,6 +141,7 @@ def compare(
     ----------
     original : Graph
     pruned : ModelProto
+        Its external data, if it has any, are named from the original's folder.
     batches : Batches
     provider : {"cpu", "cuda"}
     progress : callable
@@ -149,7 +153,7 @@ def compare(
         If the inputs or outputs of the two differ in name, type or shape, or if the pruned model is not finite
         somewhere where the original is.
     """
-    before, after = Session(original.model, provider), Session(pruned, provider)
+    before, after = (Session(model, provider, original.folder) for model in (original.model, pruned))
     if (before.inputs, before.outputs) != (after.inputs, after.outputs):
         raise ModelError("The pruned model would have other inputs or outputs than the original. No file was written.")
     sums: dict[str, _Sums] = {}

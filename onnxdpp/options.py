@@ -33,6 +33,8 @@ class Options:
     batch_size: int | None = None
     max_rows: int | None = None
     pattern: tuple[int, int] | None = None
+    mask: str | None = None
+    memory: int = 2**31
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.pattern is None):
@@ -51,7 +53,7 @@ class Options:
         for name, value in (("beta", self.beta), ("epsilon", self.epsilon)):
             if value is not None and not (math.isfinite(value) and value >= sys.float_info.min):
                 raise UsageError(f"{name} is {value}; it must be a positive number.")
-        for name in ("round_to", "batch_size", "max_rows", "seed"):
+        for name in ("round_to", "batch_size", "max_rows", "seed", "memory"):
             count = getattr(self, name)
             if count is not None and not isinstance(count, Integral):
                 raise UsageError(f"{name} is {count!r}; it must be a whole number.")

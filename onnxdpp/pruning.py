@@ -1,16 +1,17 @@
 """Pruning a model: the one place where the stages meet.
 
     model -> layers -> plan -> for each layer, in topological order:
-        calibration -> Moments -> selection -> refit -> rewriting
-    -> verify -> report
+        observation -> Moments -> selection -> refit -> rewriting
+    -> refit once more what lies behind a later change -> verify -> report
 
 X always comes from the model as pruned so far and Y from the original, so that each layer's refit sees, and repairs,
-what the earlier ones lost.
+what the earlier ones lost. In a chain that is all. Where a layer has consumers at several depths (a residual stream),
+those behind see less than what is lost in the end: they are refitted once more, in topological order.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
@@ -23,25 +24,24 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
-from onnxdpp.algebra.moments import Accumulator, Moments
+from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
 from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, neuron_beta
 from onnxdpp.errors import DataError, NothingToPrune, UsageError
 from onnxdpp.graph.batches import Batches
-from onnxdpp.graph.calibration import Block, Observer, cores
+from onnxdpp.graph.calibration import cores
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer, find_layers
 from onnxdpp.graph.projections import Projection, Refusal, find_projections
-from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, with_biases
+from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, sliced_constant, with_biases
+from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.walking import quoted
+from onnxdpp.observation import Reading, observe, original_weights, readings
 from onnxdpp.options import Options
 from onnxdpp.report import LayerResult
 
 Progress: TypeAlias = Callable[[str, float], None]
-
-# Accumulators that blocks go to in turn: constants, so that sums do not depend on the machine.
-LANES = 4
-WIDE = 4096  # inputs from which on there is one accumulator only, since each holds n² numbers
+Indices: TypeAlias = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,11 @@ def plan(graph: Graph, options: Options) -> Plan:
     targets = []
     for part in found:
         keep, reason = _wish(part.name, options)
+        if reason is None and isinstance(part, Projection) and 8 * part.n**2 > options.memory:
+            reason = f"the moments of its {part.n} inputs would take {8 * part.n**2} bytes, more than memory allows"
         if reason is None:
-            targets.append(Target(part, options.count(keep, part.n)))
+            least = 1 if isinstance(part, Projection) else len(np.unique(part.sections))
+            targets.append(Target(part, max(least, options.count(keep, part.n))))
         else:
             refused.append(Refusal(part.name, reason))
     if not targets:
@@ -120,7 +123,13 @@ def _wish(name: str, options: Options) -> tuple[float | None, str | None]:
 
 
 def execute(
-    graph: Graph, todo: Plan, options: Options, batches: Batches, provider: str, progress: Progress
+    graph: Graph,
+    todo: Plan,
+    options: Options,
+    batches: Batches,
+    provider: str,
+    progress: Progress,
+    scratch: Scratch,
 ) -> tuple[ModelProto, list[LayerResult], list[int]]:
     """Carry out a plan.
 
@@ -134,6 +143,8 @@ def execute(
         Calibration data.
     provider : {"cpu", "cuda"}
     progress : callable (text, fraction)
+    scratch : Scratch
+        Where pruned weights are put instead of into memory; it must outlive the result.
 
     Returns
     -------
@@ -142,146 +153,193 @@ def execute(
     """
     base = graph
     if options.refit == "affine":
-        base = Graph(with_biases(graph, [part for target in todo.targets for part in target.consumers]))
+        consumers = {part.node: part for target in todo.targets for part in target.consumers}
+        base = Graph(with_biases(graph, consumers.values()), graph.folder)
         todo = plan(base, options)
-    edits: Edits = {}
-    changed: frozenset[str] = frozenset()
-    results, observations = [], []
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
-        for target in todo.targets:
-            started = time.perf_counter()
-            now = Graph(apply(base, edits, changed))
-            moments = _observe(base, now, target, batches, provider, executor, partial(progress, target.name))
-            seed = SeedSequence(options.seed, spawn_key=(crc32(target.name.encode()),))
-            solve = _prune_neurons if isinstance(target.part, Layer) else _prune_edges
-            try:
-                solved = solve(target, moments, options, seed, executor)
-            except (ValueError, IndexError, np.linalg.LinAlgError) as error:
-                raise DataError(
-                    f"Layer {quoted(target.name)} cannot be pruned in float64: {error} "
-                    f"Its inputs have {_scale(moments.values())}. Scale the model, change beta or epsilon, or skip it."
-                ) from error
-            edits = _write(base, edits, target, solved)
-            if isinstance(target.part, Layer) and target.k < target.part.n:
-                changed |= target.part.changed
-            observations.append(min(part.count for part in moments.values()))
-            results.append(replace(solved.result, seconds=time.perf_counter() - started))
-    return apply(base, edits, changed), results, observations
+        run = _Run(base, options, batches, provider, executor, progress, scratch)
+        outcomes = [run.prune(target) for target in todo.targets]
+        if options.refit != "none" and options.unit == "neuron":
+            run.refit_behind()
+    return apply(base, run.edits, run.changed), [result for result, _ in outcomes], [count for _, count in outcomes]
 
 
-def _observe(
-    base: Graph,
-    now: Graph,
-    target: Target,
-    batches: Batches,
-    provider: str,
-    executor: Executor,
-    progress: Callable[[float], None],
-) -> dict[str, Moments]:
-    """Moments at every value that the consumers of `target` read, their weights side by side."""
-    weights: dict[str, NDArray[np.float64]] = {}
-    taps: dict[str, int] = {}
-    for tap, parts in _by_tap(target).items():
-        weights[tap] = np.hstack([original_weights(base, part) for part in parts])
-        tensor = base.tensor(base.name_at(parts[0].weight))
-        assert tensor is not None
-        taps[tap] = tensor.data_type
-    observer = Observer(base, now, list(taps.items()), batches, provider)
-    count = LANES if max(map(len, weights.values())) < WIDE else 1
-    lanes = [{tap: Accumulator(weights[tap], paired=observer.paired) for tap in taps} for _ in range(count)]
-    pending: list[Future[None] | None] = [None] * count
-    done = 0
-    for number, (batch, blocks) in enumerate(observer):
-        lane = number % count
-        if (before := pending[lane]) is not None:
-            before.result()
-        pending[lane] = executor.submit(_accumulate, lanes[lane], blocks)
-        done += batch.rows
-        progress(done / batches.rows)
-    for future in pending:
-        if future is not None:
-            future.result()
-    for other in lanes[1:]:
-        for tap in taps:
-            lanes[0][tap].merge(other[tap])
-    if not all(accumulator.count for accumulator in lanes[0].values()):
-        raise DataError(f"No observation reaches layer {quoted(target.name)}: its input is empty on these data.")
-    moments = {tap: accumulator.moments() for tap, accumulator in lanes[0].items()}
-    if not all(part.is_finite for part in moments.values()):
-        raise DataError(
-            f"The squares of what enters {quoted(target.name)} overflow float64. Scale the model or the data."
+class _Run:
+    """A plan being carried out.
+
+    Attributes
+    ----------
+    edits : Edits
+        The model as pruned so far, against `base`.
+    changed : set of str
+        Values whose shape differs.
+    """
+
+    def __init__(
+        self,
+        base: Graph,
+        options: Options,
+        batches: Batches,
+        provider: str,
+        executor: Executor,
+        progress: Progress,
+        scratch: Scratch,
+    ) -> None:
+        self.base = base
+        self.options = options
+        self.edits: Edits = {}
+        self.changed: frozenset[str] = frozenset()
+        self._batches = batches
+        self._provider = provider
+        self._executor = executor
+        self._progress = progress
+        self._scratch = scratch
+        self._cut: list[tuple[Layer, Indices]] = []  # layers of which neurons are gone, and those that stay
+        self._turn = 0
+        self._fitted: dict[int, tuple[int, list[Reading]]] = {}  # node -> when it was refitted last, and on what
+
+    def prune(self, target: Target) -> tuple[LayerResult, int]:
+        """Choose, refit and rewrite one layer; its result and the number of observations."""
+        started = time.perf_counter()
+        part = target.part
+        if isinstance(part, Layer):
+            reads = [(projection, slicing.labels) for projection, slicing in part.consumers]
+        else:
+            reads = [(part, np.arange(part.n // part.block))]
+        wanted = readings(self.base, reads, self._alive, self.options.memory)
+        observed = self._observe(wanted, target.name)
+        seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
+        solve = self._neurons if isinstance(part, Layer) else self._edges
+        try:
+            fits, keep, result = solve(target, observed, seed)
+        except (ValueError, IndexError, np.linalg.LinAlgError) as error:
+            raise DataError(
+                f"Layer {quoted(target.name)} cannot be pruned in float64: {error} "
+                f"Its inputs have {_scale(observed)}. Scale the model, change beta or epsilon, or skip it."
+            ) from error
+        if isinstance(part, Layer) and keep is not None and target.k < part.n:
+            self.edits = sliced(self.base, self.edits, part, keep)
+            self.changed |= part.changed
+            self._cut.append((part, keep))
+        self._write(wanted, fits)
+        self.edits = self._scratch.spilled(self.edits)
+        count = min(inputs.moments.count for inputs in observed)
+        return replace(result, observations=count, seconds=time.perf_counter() - started), count
+
+    def refit_behind(self) -> None:
+        """Refit once more, in topological order, whatever lies behind something that was refitted no earlier."""
+        above = {node: self.base.upstream(bundle[0].tap.value) for node, (_, bundle) in self._fitted.items()}
+        for node in sorted(self._fitted):
+            turn, bundle = self._fitted[node]
+            late = any(other in above[node] and self._fitted[other][0] >= turn for other in self._fitted)
+            if not late or any(reading.places is not None for reading in bundle):
+                continue
+            again = [replace(reading, left=self._left(reading)) for reading in bundle]
+            fits = []
+            for reading, inputs in zip(again, self._observe(again, bundle[0].parts[0][0].name), strict=True):
+                fit = refit_neurons(inputs.moments, np.arange(len(inputs.neurons)), self.options.refit)
+                weights = np.zeros_like(reading.weights)
+                weights[reading.left] = fit.weights
+                fits.append(Fit(weights, fit.intercept))
+            self._write(again, fits)
+            self.edits = self._scratch.spilled(self.edits)
+
+    def _observe(self, wanted: Sequence[Reading], name: str) -> list[Inputs]:
+        now = Graph(apply(self.base, self.edits, self.changed), self.base.folder)
+        return observe(
+            self.base, now, wanted, self._batches, self._provider, self.options, self._executor,
+            partial(self._progress, name), name,
+        )  # fmt: skip
+
+    def _alive(self, projection: Projection) -> Indices:
+        """The outputs of a projection that are not gone."""
+        alive = np.ones(projection.m, bool)
+        for layer, keep in self._cut:
+            for part in layer.producers:
+                if part.use == projection.weight and part.axis == projection.output_axis:
+                    labels = np.tile(part.labels, projection.m // len(part.labels))
+                    alive &= np.isin(labels, keep) | (labels < 0)
+        return np.flatnonzero(alive)
+
+    def _left(self, reading: Reading) -> Indices:
+        """The inputs of a reading that are not gone."""
+        projection = reading.parts[0][0]
+        keep = next(
+            keep for layer, keep in self._cut if any(part.node == projection.node for part, _ in layer.consumers)
         )
-    return moments
+        return np.flatnonzero(np.isin(reading.neurons, keep) | (reading.neurons < 0))
+
+    def _neurons(
+        self, target: Target, observed: Sequence[Inputs], seed: SeedSequence
+    ) -> tuple[list[Fit], Indices | None, LayerResult]:
+        layer, options = target.part, self.options
+        assert isinstance(layer, Layer)
+        beta = neuron_beta(observed, layer.n, options.rule)
+        sections = layer.sections if layer.sections.any() else None
+        keep = choose_neurons(observed, layer.n, target.k, options.rule, beta, seed, sections)
+        kept = [part.kept(keep) for part in observed]
+        fits = [refit_neurons(part.moments, inputs, options.refit) for part, inputs in zip(observed, kept, strict=True)]
+        before = relative_loss(
+            (part.moments, cut(part.moments, inputs)) for part, inputs in zip(observed, kept, strict=True)
+        )
+        after = relative_loss((part.moments, fit) for part, fit in zip(observed, fits, strict=True))
+        return fits, keep, _result(target, options, beta, keep, before, after)
+
+    def _edges(
+        self, target: Target, observed: Sequence[Inputs], seed: SeedSequence
+    ) -> tuple[list[Fit], Indices | None, LayerResult]:
+        options, executor = self.options, self._executor
+        seeds = [seed] if len(observed) == 1 else seed.spawn(len(observed))
+        fits, bare, betas = [], [], []
+        for part, own in zip(observed, seeds, strict=True):
+            beta = edge_beta(part.moments, options.rule)
+            kept = choose_edges(part.moments, target.k, options.rule, beta, own, executor)
+            fits.append(refit_edges(part.moments, kept, options.refit, executor))
+            bare.append(refit_edges(part.moments, kept, "none", executor))
+            betas.append(beta)
+        before = relative_loss((part.moments, fit) for part, fit in zip(observed, bare, strict=True))
+        after = relative_loss((part.moments, fit) for part, fit in zip(observed, fits, strict=True))
+        return fits, None, _result(target, options, betas[0], None, before, after)
+
+    def _write(self, wanted: Sequence[Reading], fits: Sequence[Fit]) -> None:
+        """The edits so far and those for a layer."""
+        if self.options.refit == "none" and self.options.unit == "neuron":
+            return
+        self._turn += 1
+        bundles: dict[int, list[Reading]] = {}
+        whole: dict[int, tuple[Projection, NDArray[np.float64], NDArray[np.float64] | None]] = {}
+        for reading, fit in zip(wanted, fits, strict=True):
+            for projection, outputs, weights, intercept in reading.fitted(self.base, fit):
+                matrix = original_weights(self.base, projection)
+                bias = None if intercept is None else np.zeros(projection.m)
+                _, matrix, bias = whole.setdefault(projection.node, (projection, matrix, bias))
+                matrix[:, outputs] = weights
+                if bias is not None and intercept is not None:
+                    bias[outputs] = intercept
+                bundles.setdefault(projection.node, []).append(reading)
+        self._fitted.update({node: (self._turn, bundle) for node, bundle in bundles.items()})
+        for projection, matrix, bias in whole.values():
+            for use, array in reweighted(self.base, projection, matrix, bias).items():
+                self.edits[use] = sliced_constant(use, array, self._cut)
 
 
-def _scale(moments: Iterable[Moments]) -> str:
+def _scale(observed: Iterable[Inputs]) -> str:
     """The range of the inputs' root mean squares, in words."""
-    powers = np.concatenate([np.diagonal(part.gram) for part in moments])
+    powers = np.concatenate([np.diagonal(part.moments.gram) for part in observed])
     return f"root mean squares from {np.sqrt(powers.min()):.3g} to {np.sqrt(powers.max()):.3g}"
-
-
-def _accumulate(lane: Mapping[str, Accumulator], blocks: Mapping[str, Block]) -> None:
-    for tap, block in blocks.items():
-        lane[tap].update(block.x, block.original)
-
-
-def _by_tap(target: Target) -> dict[str, list[Projection]]:
-    parts: dict[str, list[Projection]] = {}
-    for projection in target.consumers:
-        parts.setdefault(projection.tap, []).append(projection)
-    return parts
-
-
-def original_weights(graph: Graph, projection: Projection) -> NDArray[np.float64]:
-    """W0 of a projection, (n, m) float64."""
-    stored = graph.array(graph.name_at(projection.weight))
-    assert stored is not None
-    return projection.effective(stored)
-
-
-@dataclass(frozen=True)
-class _Solved:
-    """What was found for one target: new weights per tap, and which neurons stay."""
-
-    fits: dict[str, Fit]
-    keep: NDArray[np.intp] | None
-    result: LayerResult
-
-
-def _prune_neurons(
-    target: Target, moments: Mapping[str, Moments], options: Options, seed: SeedSequence, _: Executor
-) -> _Solved:
-    observed, rule = list(moments.values()), options.rule
-    beta = neuron_beta(observed, rule)
-    keep = choose_neurons(observed, target.k, rule, beta, seed)
-    fits = {tap: refit_neurons(part, keep, options.refit) for tap, part in moments.items()}
-    before = relative_loss((part, cut(part, keep)) for part in observed)
-    after = relative_loss((part, fits[tap]) for tap, part in moments.items())
-    return _Solved(fits, keep, _result(target, options, beta, keep, before, after))
-
-
-def _prune_edges(
-    target: Target, moments: Mapping[str, Moments], options: Options, seed: SeedSequence, executor: Executor
-) -> _Solved:
-    ((tap, observed),) = moments.items()
-    beta = edge_beta(observed, options.rule)
-    kept = choose_edges(observed, target.k, options.rule, beta, seed, executor)
-    fit = refit_edges(observed, kept, options.refit, executor)
-    before = relative_loss([(observed, refit_edges(observed, kept, "none", executor))])
-    after = relative_loss([(observed, fit)])
-    return _Solved({tap: fit}, None, _result(target, options, beta, None, before, after))
 
 
 def _result(
     target: Target,
     options: Options,
     beta: float | None,
-    keep: NDArray[np.intp] | None,
+    keep: Indices | None,
     before: float | None,
     after: float | None,
 ) -> LayerResult:
     return LayerResult(
         name=target.name,
+        members=list(target.part.members) if isinstance(target.part, Layer) else [target.name],
         unit=options.unit,
         width=target.part.n,
         kept=target.k,
@@ -292,19 +350,6 @@ def _result(
         refit=options.refit,
         loss_before_refit=before,
         loss=after,
+        observations=0,
         seconds=0.0,
     )
-
-
-def _write(base: Graph, edits: Edits, target: Target, solved: _Solved) -> Edits:
-    """The edits so far and those for `target`."""
-    for tap, parts in _by_tap(target).items():
-        fit, first = solved.fits[tap], 0
-        for projection in parts:
-            columns = slice(first, first + projection.m)
-            first += projection.m
-            intercept = None if fit.intercept is None else fit.intercept[columns]
-            edits = reweighted(base, edits, projection, fit.weights[:, columns], intercept)
-    if isinstance(target.part, Layer) and solved.keep is not None and target.k < target.part.n:
-        edits = sliced(base, edits, target.part.slices, solved.keep)
-    return edits

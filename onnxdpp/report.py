@@ -19,8 +19,10 @@ class ModelSize:
 
     Attributes
     ----------
-    sha256, bytes
-        Of the file (of the serialized proto where there is no file).
+    sha256 : str
+        Of the ``.onnx`` file (of the serialized proto where there is no file).
+    bytes : int
+        The same, and its data files.
     parameters, nonzero : int
         Entries of all float constants, and how many of them are not zero.
     macs : int or None
@@ -40,15 +42,20 @@ class LayerResult:
 
     Attributes
     ----------
+    members : list of str
+        Names of all producers, the layer's own first.
     width, kept : int
         Neurons of the layer; or, for edges, inputs of the projection and how many each output keeps.
     keep : list of int or None
         Indices of the neurons that stay, sorted; None for edges.
     loss_before_refit, loss : float or None
         Relative residual at the consumers; None where the original's outputs do not vary.
+    observations : int
+        Rows (positions of a convolution) that it was fitted on; of several values, the fewest.
     """
 
     name: str
+    members: list[str]
     unit: str
     width: int
     kept: int
@@ -59,6 +66,7 @@ class LayerResult:
     refit: str
     loss_before_refit: float | None
     loss: float | None
+    observations: int
     seconds: float
 
 
@@ -110,14 +118,15 @@ class FoundLayer:
         Neurons; or, for edges, inputs of the projection.
     outputs : int
         Outputs of the consumers together; or, for edges, of the projection.
-    consumers : list of str
-        Names of the consumers (unit neuron).
+    producers, consumers : list of str
+        Names of the producers and of the consumers (unit neuron).
     """
 
     name: str
     unit: str
     width: int
     outputs: int
+    producers: list[str] = field(default_factory=list)
     consumers: list[str] = field(default_factory=list)
 
 

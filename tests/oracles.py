@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from models import Array, run
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer
@@ -20,38 +20,37 @@ from onnxdpp.graph.rewriting import apply, sliced
 
 def dropped(graph: Graph, layer: Layer, keep: Array) -> ModelProto:
     """The model with only the neurons `keep` of `layer`, in that order."""
-    return apply(graph, sliced(graph, {}, layer.slices, keep), layer.changed)
+    return apply(graph, sliced(graph, {}, layer, keep), layer.changed)
 
 
-def silenced(model: ModelProto, drop: Mapping[int, Array]) -> ModelProto:
-    """The model with zeros where its consumers, by node number, read the neurons `drop`; shapes stay.
+def silenced(graph: Graph, drop: Sequence[tuple[Layer, Array]]) -> ModelProto:
+    """The model with zeros where the consumers of each layer read the neurons to drop; shapes stay.
 
-    Written without the package's own rewriting, which it is to judge.
+    Written without the package's own rewriting, which it is to judge: a Mul upon each weight.
     """
     result = ModelProto()
-    result.CopyFrom(model)
-    for index, neurons in drop.items():
-        node = result.graph.node[index]
-        tensor = _tensor(result, node.input[1])
-        weights = numpy_helper.to_array(tensor).copy()
-        transposed = any(entry.name == "transB" and entry.i for entry in node.attribute)
-        weights[(slice(None), neurons) if transposed else neurons] = 0
-        name = tensor.name
-        tensor.CopyFrom(numpy_helper.from_array(weights, name))
+    result.CopyFrom(graph.model)
+    before: dict[int, list[Any]] = {}
+    for layer, neurons in drop:
+        for projection, slicing in layer.consumers:
+            node = result.graph.node[projection.node]
+            weight = graph.array(graph.nodes[projection.node].input[1])
+            shape = [1] * weight.ndim
+            shape[slicing.axis] = -1
+            mask = (~np.isin(slicing.labels, neurons)).astype(weight.dtype).reshape(shape)
+            name = f"silenced/{layer.name}/{projection.node}"
+            result.graph.initializer.append(numpy_helper.from_array(mask, f"{name}/mask"))
+            if result.ir_version < 4:
+                kind = helper.np_dtype_to_tensor_dtype(mask.dtype)
+                result.graph.input.append(helper.make_tensor_value_info(f"{name}/mask", kind, mask.shape))
+            mul = helper.make_node("Mul", [node.input[1], f"{name}/mask"], [name])
+            before.setdefault(projection.node, []).append(mul)
+            node.input[1] = name
+    nodes = list(result.graph.node)
+    del result.graph.node[:]
+    for index, node in enumerate(nodes):
+        result.graph.node.extend([*before.get(index, []), node])
     return result
-
-
-def _tensor(model: ModelProto, name: str) -> Any:
-    for tensor in model.graph.initializer:
-        if tensor.name == name:
-            return tensor
-    maker = next(node for node in model.graph.node if name in node.output)
-    return maker.attribute[0].t
-
-
-def consumers(layer: Layer) -> list[int]:
-    """Numbers of the nodes that read the layer's neurons."""
-    return [projection.node for projection, _ in layer.consumers]
 
 
 def gaps(graph: Graph, old: Sequence[Any], new: Sequence[Any]) -> dict[str, float]:
@@ -78,7 +77,7 @@ def gap(old: Any, new: Any) -> float:
 def oracle_a(graph: Graph, layer: Layer, feeds: Mapping[str, Array], keep: Array) -> dict[str, float]:
     """How far dropping all but `keep` is, in each output, from silencing them."""
     drop = np.setdiff1d(np.arange(layer.n), keep)
-    quiet = silenced(graph.model, dict.fromkeys(consumers(layer), drop))
+    quiet = silenced(graph, [(layer, drop)])
     return gaps(graph, run(quiet, feeds), run(dropped(graph, layer, keep), feeds))
 
 
@@ -88,11 +87,18 @@ def oracle_b(graph: Graph, layer: Layer, feeds: Mapping[str, Array], order: Arra
 
 
 def half(layer: Layer, seed: int = 0) -> Array:
-    """About half of the neurons of `layer`, sorted; at least one."""
-    size = max(1, layer.n // 2)
-    return np.sort(np.random.default_rng(seed).choice(layer.n, size, replace=False))
+    """About half of the neurons of `layer`, sorted; at least one of each section."""
+    rng = np.random.default_rng(seed)
+    first = [rng.choice(np.flatnonzero(layer.sections == section)) for section in np.unique(layer.sections)]
+    others = rng.permutation(np.setdiff1d(np.arange(layer.n), first))
+    return np.sort(np.concatenate([first, others[: max(0, layer.n // 2 - len(first))]]).astype(np.intp))
 
 
 def shuffled(layer: Layer, seed: int = 0) -> Array:
-    """The neurons of `layer` in another order."""
-    return np.random.default_rng(seed).permutation(layer.n)
+    """The neurons of `layer` in another order, each in the place of one of its section."""
+    order = np.arange(layer.n)
+    rng = np.random.default_rng(seed)
+    for section in np.unique(layer.sections):
+        members = np.flatnonzero(layer.sections == section)
+        order[members] = rng.permutation(members)
+    return order

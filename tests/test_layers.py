@@ -663,13 +663,13 @@ def test_unknown_domain_is_refused() -> None:
     assert refused(proto)["fc1"] == reason
 
 
-def test_external_data_are_refused() -> None:
+def test_external_data_without_a_folder_are_refused() -> None:
     proto = mlp()
     weight = next(tensor for tensor in proto.graph.initializer if tensor.name == "W2")
     weight.ClearField("raw_data")
     weight.data_location = TensorProto.EXTERNAL
     weight.external_data.add(key="location", value="weights.bin")
-    reason = "its weight is not constant: 'W2' lies in external data (not supported yet)"
+    reason = "its weight is not constant: 'W2' lies in external data; load the model by its path"
     assert refused(proto)["fc2"] == reason
     assert refused(proto)["fc1"] == f"its consumer Gemm 'fc2' cannot be refitted: {reason}"
 

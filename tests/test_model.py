@@ -17,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import EncodeError
 from onnx import TensorProto, numpy_helper, parser
 
 from onnxdpp.errors import MachineError, ModelError, UsageError
-from onnxdpp.graph.model import check_output, file_info, load_model, save_model
+from onnxdpp.graph.model import check_output, file_info, load_model, model_info, save_model
 
 SHARED_MODELS = Path(__file__).parents[2] / "shared" / "models"
 UNSOUND = "weights-missing"
@@ -232,7 +233,7 @@ def test_load_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("location", ["weights", "sub/weights", "./weights"])
-def test_load_external_data_without_reading_them(tmp_path: Path, location: str) -> None:
+def test_load_external_data_leaves_them_outside(tmp_path: Path, location: str) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / location).write_bytes(bytes(32))
     (tmp_path / "m.onnx").write_bytes(external(location).SerializeToString())
@@ -305,7 +306,7 @@ def test_save_then_load(tmp_path: Path) -> None:
     path = tmp_path / "out.onnx"
     info = save_model(linear(), path)
     assert load_model(path) == linear()
-    assert info == file_info(path) == file_info(linear())
+    assert info == file_info(path) == model_info(linear())
     assert info.bytes == path.stat().st_size
     assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert names_in(tmp_path) == ["out.onnx"]
@@ -391,15 +392,13 @@ def test_save_over_hard_link_leaves_the_other_name(tmp_path: Path) -> None:
     assert load_model(tmp_path / "a.onnx") == linear(1)
 
 
-def test_save_model_too_large_for_protobuf(tmp_path: Path) -> None:
-    class TooLarge:
-        def SerializeToString(self, deterministic: bool) -> bytes:  # noqa: N802
-            from google.protobuf.message import EncodeError
+def test_save_model_too_large_for_protobuf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: onnx.ModelProto) -> bytes:
+        raise EncodeError("Failed to serialize proto")
 
-            raise EncodeError("Failed to serialize proto")
-
+    monkeypatch.setattr("onnxdpp.graph.model._serialized", refuse)
     with pytest.raises(ModelError, match="larger than 2147483647 bytes"):
-        save_model(TooLarge(), tmp_path / "m.onnx")  # type: ignore[arg-type]
+        save_model(linear(), tmp_path / "m.onnx")
     assert names_in(tmp_path) == []
 
 

@@ -35,6 +35,8 @@ class Accumulator:
         W0, the original matrix.
     paired : bool
         Whether the rows of the original differ from those of the model as pruned so far.
+    left : (k,) integer array, optional
+        The inputs that are left in the model as pruned so far, where some are gone; only when paired.
 
     Attributes
     ----------
@@ -46,10 +48,12 @@ class Accumulator:
     Cost per row: n² flops (the symmetric half of XᵀX), and 4 n m more when paired. Memory: n² + n m float64.
     """
 
-    def __init__(self, weights: Matrix, *, paired: bool) -> None:
-        n, m = weights.shape
+    def __init__(self, weights: Matrix, *, paired: bool, left: NDArray[np.intp] | None = None) -> None:
+        m = weights.shape[1]
         self._weights = weights
+        self._left = weights if left is None else weights[left]
         self._paired = paired
+        n = len(self._left)
         self.count = 0
         self._sum_x = np.zeros(n)
         # One triangle, in the column order that BLAS adds to in place.
@@ -65,7 +69,7 @@ class Accumulator:
         Parameters
         ----------
         x : (r, n) array, any float type
-            What enters the projection in the model as pruned so far.
+            What enters the projection in the model as pruned so far; (r, k) where k inputs are left.
         original : (r, n) array, optional
             What enters it in the original model; only when paired.
         """
@@ -107,7 +111,7 @@ class Accumulator:
             cross = gram @ self._weights
             mean_y = mean_x @ self._weights
             power_y = np.einsum("ij,ij->j", self._weights, cross)
-        return Moments(self.count, self._weights, gram, mean_x, cross, mean_y, power_y)
+        return Moments(self.count, self._left, gram, mean_x, cross, mean_y, power_y)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,13 @@ from onnxdpp.algebra.dpp import maximise_k_dpp, sample_k_dpp
 from onnxdpp.algebra.edges import EdgeKernel, maximise_edges, sample_edges
 from onnxdpp.algebra.kernels import linear_kernel, median_squared_distance, rbf_kernel
 from onnxdpp.algebra.moments import Matrix, Moments
+from onnxdpp.algebra.neurons import (
+    Inputs,
+    neuron_contribution,
+    neuron_contributions,
+    neuron_gram,
+    neuron_weight,
+)
 
 Indices = NDArray[np.intp]
 
@@ -65,9 +72,9 @@ class Rule:
         return self.method in ("dpp", "dpp-sample")
 
 
-def neuron_beta(observed: Sequence[Moments], rule: Rule) -> float | None:
-    """The beta of a layer of neurons: as given, or 1 / median; None where no rbf kernel is used."""
-    return _beta(rule, lambda: median_squared_distance(_mean_gram(observed)))
+def neuron_beta(observed: Sequence[Inputs], n: int, rule: Rule) -> float | None:
+    """The beta of a layer of n neurons: as given, or 1 / median; None where no rbf kernel is used."""
+    return _beta(rule, lambda: median_squared_distance(neuron_gram(observed, n)))
 
 
 def edge_beta(moments: Moments, rule: Rule) -> float | None:
@@ -75,39 +82,64 @@ def edge_beta(moments: Moments, rule: Rule) -> float | None:
     return _beta(rule, lambda: median_squared_distance(moments.gram, moments.weights))
 
 
-def choose_neurons(observed: Sequence[Moments], k: int, rule: Rule, beta: float | None, seed: SeedSequence) -> Indices:
+def choose_neurons(
+    observed: Sequence[Inputs],
+    n: int,
+    k: int,
+    rule: Rule,
+    beta: float | None,
+    seed: SeedSequence,
+    sections: Indices | None = None,
+) -> Indices:
     """Choose the neurons of a layer that stay.
 
     Parameters
     ----------
-    observed : sequence of Moments
+    observed : sequence of Inputs
         One for each value that consumers read, their weights side by side.
-    k : int
+    n, k : int
+        Neurons, and how many stay.
     rule : Rule
     beta : float or None
         From `neuron_beta`.
     seed : SeedSequence
+    sections : (n,) integer array, optional
+        At least one neuron of each section stays (k is no smaller than their number).
 
     Returns
     -------
     (k,) sorted integer array
     """
-    n = len(observed[0].gram)
     if k == n:
         return np.arange(n)
     if rule.method == "importance":
-        chosen = _largest(np.abs(np.hstack([part.weights for part in observed])).mean(1), k)
+        chosen = _largest(neuron_weight(observed, n), k)
     elif rule.method == "random":
         chosen = default_rng(seed).choice(n, k, replace=False)
     elif rule.method == "dpp-sample":
-        kernel = _neuron_kernel(observed, beta)
-        chosen = sample_k_dpp(kernel, k, epsilon=rule.epsilon, rng=default_rng(seed))
+        chosen = sample_k_dpp(_neuron_kernel(observed, n, beta), k, epsilon=rule.epsilon, rng=default_rng(seed))
     elif rule.method == "dpp":
-        worth = _sum_over(observed, lambda part: (part.weights**2).sum(1) * part.variance_x)
-        chosen = maximise_k_dpp(_neuron_kernel(observed, beta), k, epsilon=rule.epsilon, contribution=worth)
+        worth = neuron_contribution(observed, n)
+        kernel = _neuron_kernel(observed, n, beta)
+        chosen = maximise_k_dpp(kernel, k, epsilon=rule.epsilon, contribution=worth)
     else:
         raise ValueError(f"unknown method {rule.method!r}")
+    if sections is not None:
+        chosen = _one_of_each(chosen, sections, neuron_contribution(observed, n))
     return np.sort(chosen)
+
+
+def _one_of_each(chosen: Indices, sections: Indices, worth: Matrix) -> Indices:
+    """`chosen`, with the best neuron of each section that has none, in place of the least where there are several."""
+    kept = set(chosen.tolist())
+    for section in np.unique(sections):
+        members = np.flatnonzero(sections == section)
+        if kept.isdisjoint(members.tolist()):
+            counts = np.bincount(sections[sorted(kept)], minlength=sections.max() + 1)
+            spare = [neuron for neuron in sorted(kept) if counts[sections[neuron]] > 1]
+            kept.remove(min(spare, key=lambda neuron: (worth[neuron], -neuron)))
+            kept.add(int(members[np.argmax(worth[members])]))
+    return np.array(sorted(kept), np.intp)
 
 
 def choose_edges(
@@ -188,26 +220,11 @@ def _largest_in_groups(scores: Matrix, k: int, pattern: tuple[int, int] | None) 
     return np.concatenate(parts)
 
 
-def _neuron_kernel(observed: Sequence[Moments], beta: float | None) -> Matrix:
+def _neuron_kernel(observed: Sequence[Inputs], n: int, beta: float | None) -> Matrix:
     """L' (n, n) of a layer: rbf with this beta, linear without."""
     if beta is not None:
-        return rbf_kernel(_mean_gram(observed), beta)
-    if len(observed) == 1:
-        return linear_kernel(observed[0].covariance, observed[0].weights)
-    shared = _sum_over(observed, lambda part: (part.weights @ part.weights.T) * part.covariance)
-    return linear_kernel(shared, np.ones(len(shared)))
-
-
-def _mean_gram(observed: Sequence[Moments]) -> Matrix:
-    return _sum_over(observed, lambda part: part.gram) / len(observed)
-
-
-def _sum_over(observed: Sequence[Moments], term: Callable[[Moments], Matrix]) -> Matrix:
-    """The sum of `term` over all moments, in their order."""
-    total = term(observed[0])
-    for part in observed[1:]:
-        total = total + term(part)
-    return total
+        return rbf_kernel(neuron_gram(observed, n), beta)
+    return linear_kernel(neuron_contributions(observed, n), np.ones(n)[:, None])
 
 
 def _beta(rule: Rule, median: Callable[[], float]) -> float | None:

@@ -13,11 +13,14 @@ from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout, 
 from dataclasses import dataclass
 from functools import cache
 from io import StringIO
+from pathlib import Path
 
+from google.protobuf.message import EncodeError
 from onnx import ModelProto, TensorProto, helper
 
 from onnxdpp.errors import DataError, MachineError, ModelError
 from onnxdpp.graph.batches import Batch, Batches
+from onnxdpp.graph.external import has_external_data, rooted
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.walking import quoted, read_names
 
@@ -134,6 +137,8 @@ class Session:
     ----------
     model : ModelProto
     provider : {"cpu", "cuda"}
+    folder : path, optional
+        Where the model's external data lie. They are mapped, and not copied on the CPU.
 
     Raises
     ------
@@ -143,12 +148,21 @@ class Session:
         If it would have to run elsewhere than on `provider`.
     """
 
-    def __init__(self, model: ModelProto, provider: str) -> None:
+    def __init__(self, model: ModelProto, provider: str, folder: Path | None = None) -> None:
+        options = _options()
         try:
+            if has_external_data(model):
+                model, root = rooted(model, folder)
+                options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
+                options.add_session_config_entry("session.disable_prepacking", "1")  # it copies all weights
             with _quiet_stdout() if provider == "cuda" else nullcontext():
                 self._session = onnxruntime.InferenceSession(
-                    model.SerializeToString(), _options(), providers=_providers(provider), enable_fallback=False
+                    model.SerializeToString(), options, providers=_providers(provider), enable_fallback=False
                 )
+        except EncodeError as error:
+            raise ModelError(
+                "The model is larger than protobuf can encode. Save it with external data and give its path."
+            ) from error
         except Exception as error:
             raise ModelError(f"onnxruntime cannot load the model: {first_line(error)}") from error
         if provider == "cuda" and CUDA not in self._session.get_providers():
@@ -173,30 +187,24 @@ def first_line(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class Block:
-    """What enters a projection, one observation per row.
+class Seen:
+    """A value for one batch.
 
     Attributes
     ----------
-    x : (r, n) array
+    now : array
         In the model as pruned so far.
-    original : (r, n_o) array or None
-        In the original; None where nothing upstream differs, so that it is `x`.
+    original : array or None
+        In the original; None where nothing upstream differs, so that it is the same.
     """
 
-    x: Array
+    now: Array
     original: Array | None
 
 
 def part_before(graph: Graph, taps: Sequence[tuple[str, int]]) -> ModelProto:
     """The part of a model that computes `taps`, (name, element type) each, and nothing else."""
-    wanted, needed = [name for name, _ in taps], set[int]()
-    while wanted:
-        index = graph.producer.get(wanted.pop())
-        if index is None or index in needed:
-            continue
-        needed.add(index)
-        wanted.extend(read_names(graph.nodes[index]))
+    needed = set[int]().union(*(graph.upstream(name) for name, _ in taps))
     nodes = [graph.nodes[index] for index in sorted(needed)]
     # A tap may be an initializer, which no node needs to read here.
     read = {name for name, _ in taps}.union(*map(read_names, nodes))
@@ -216,56 +224,55 @@ def part_before(graph: Graph, taps: Sequence[tuple[str, int]]) -> ModelProto:
 
 
 class Observer:
-    """Observes taps in the original model and in the model as pruned so far.
+    """Observes values in the original model and in the model as pruned so far.
 
     Parameters
     ----------
     original, current : Graph
         Of the same nodes and value names.
-    taps : sequence of (name, element type)
+    values : sequence of (name, element type)
     batches : Batches
     provider : {"cpu", "cuda"}
 
     Attributes
     ----------
     paired : bool
-        Whether the two models differ upstream of the taps, so that both run.
+        Whether the two models differ upstream of the values, so that both run.
     """
 
     def __init__(
         self,
         original: Graph,
         current: Graph,
-        taps: Sequence[tuple[str, int]],
+        values: Sequence[tuple[str, int]],
         batches: Batches,
         provider: str,
     ) -> None:
-        self._taps = tuple(name for name, _ in taps)
+        self._names = tuple(name for name, _ in values)
         fed = {value.name for value in current.inputs}
-        computed = [tap for tap in taps if tap[0] not in fed]
+        computed = [value for value in values if value[0] not in fed]
         self._computed = tuple(name for name, _ in computed)
         self._batches = batches
         before, now = part_before(original, computed), part_before(current, computed)
         self.paired = before != now
-        self._now = Session(now, provider) if computed else None
-        self._before = Session(before, provider) if self.paired else None
+        self._now = Session(now, provider, current.folder) if computed else None
+        self._before = Session(before, provider, original.folder) if self.paired else None
 
-    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Block]]]:
-        """Every batch, and tap -> Block for it."""
+    def __iter__(self) -> Iterator[tuple[Batch, dict[str, Seen]]]:
+        """Every batch, and what each value was in it."""
         for batch in self._batches:
             now = self._observe(self._now, batch)
             before = self._observe(self._before, batch) if self._before else {}
-            yield batch, {tap: Block(now[tap], before.get(tap)) for tap in self._taps}
+            yield batch, {name: Seen(now[name], before.get(name)) for name in self._names}
 
     def _observe(self, session: Session | None, batch: Batch) -> dict[str, Array]:
         values = dict(zip(self._computed, session.run(batch), strict=True)) if session else {}
-        rows = {}
-        for tap in self._taps:
-            value = values[tap] if tap in values else batch.feeds[tap]
+        for name in self._names:
+            value = values[name] if name in values else batch.feeds[name]
+            values[name] = value
             if not np.isfinite(value).all():
                 raise DataError(
-                    f"The value {quoted(tap)} is not finite (NaN or infinity) for rows {batch.first} to "
+                    f"The value {quoted(name)} is not finite (NaN or infinity) for rows {batch.first} to "
                     f"{batch.first + batch.rows - 1} of the data. Leave these rows out, or skip its layers."
                 )
-            rows[tap] = value.reshape(-1, value.shape[-1])
-        return rows
+        return values

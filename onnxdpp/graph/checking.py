@@ -24,6 +24,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from onnxdpp.errors import ModelError
@@ -47,6 +48,7 @@ MAX_EXPANDED_NODES = 100_000
 """Nodes that functions may expand to: onnxruntime already takes a minute for 65 000."""
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+_BLOCK = 1 << 20  # entries that are looked at together
 _MAX_RANK, _MAX_ELEMENTS = 64, 2**59  # what NumPy can address
 _DEFAULT_DOMAINS = ("", "ai.onnx")
 _DATA_FIELDS = (
@@ -240,17 +242,18 @@ def _check_tensor(tensor: TensorProto, label: str) -> None:
     else:
         wanted = elements
     if kind in _FLOATS and held[field] == wanted:
-        _check_numbers(tensor, label)
+        check_numbers(numpy_helper.to_array(tensor), label)
     if held[field] != wanted:
         type_name = TensorProto.DataType.Name(kind).lower()
         unit = "bytes" if field == "raw_data" else f"entries of {field}"
         raise ModelError(f"{label} ({type_name}, {shape}) needs {wanted} {unit} and has {held[field]}.")
 
 
-def _check_numbers(tensor: TensorProto, label: str) -> None:
+def check_numbers(array: NDArray[np.floating], label: str) -> None:
     """Refuse NaN; an infinity may be meant, as in a mask."""
-    array = numpy_helper.to_array(tensor)
-    if bad := int(np.count_nonzero(np.isnan(array))):
+    flat = array.reshape(-1)
+    blocks = (flat[start : start + _BLOCK] for start in range(0, flat.size, _BLOCK))
+    if bad := sum(int(np.count_nonzero(np.isnan(block))) for block in blocks):
         raise ModelError(f"{label} holds {bad} NaN among {array.size} entries. Export it again from sound weights.")
 
 

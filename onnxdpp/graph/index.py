@@ -15,9 +15,9 @@ from onnx import ModelProto, NodeProto, TensorProto
 from onnxdpp.graph.attributes import Array, attribute
 from onnxdpp.graph.external import tensor_array
 from onnxdpp.graph.folding import FOLDING, folded
-from onnxdpp.graph.walking import captured_names, nodes_below, quoted, read_names
+from onnxdpp.graph.walking import captured_names, is_external, nodes_below, quoted, read_names
 
-__all__ = ["ONNX_DOMAINS", "RANDOM", "Array", "Graph", "Use", "attribute"]
+__all__ = ["ONNX_DOMAINS", "RANDOM", "Array", "Graph", "Setting", "Use", "attribute"]
 
 ONNX_DOMAINS = ("", "ai.onnx")
 
@@ -28,6 +28,14 @@ class Use:
 
     node: int
     slot: int
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """Attribute `name` of node number `node`."""
+
+    node: int
+    name: str
 
 
 class Graph:
@@ -47,6 +55,7 @@ class Graph:
     captured : dict, value name -> number of the node whose body (If, Loop, Scan) reads it
     outputs : set of value names that the graph gives out
     opset : int, version of the default domain (0 where it is not imported)
+    overridable : set of names of initializers that callers may override
     """
 
     def __init__(self, model: ModelProto, folder: Path | None = None) -> None:
@@ -72,7 +81,7 @@ class Graph:
         listed = {value.name for value in graph.input}
         # Before IR version 4 every initializer had to be listed among the inputs; since then, listing one means
         # that a caller may override it.
-        self._overridable = listed & self._initializers.keys() if model.ir_version >= 4 else set()
+        self.overridable = listed & self._initializers.keys() if model.ir_version >= 4 else set()
         self.inputs = [value for value in graph.input if value.name not in self._initializers]
         self.opset = next((entry.version for entry in model.opset_import if entry.domain in ONNX_DOMAINS), 0)
         self.functions = {(function.domain, function.name) for function in model.functions}
@@ -152,9 +161,12 @@ class Graph:
         """The reason why the value `name` is not a constant that may be rewritten; None if it is one."""
         if name in self._sparse:
             return f"{quoted(name)} is a sparse initializer"
-        if name in self._overridable:
+        if name in self.overridable:
             return f"{quoted(name)} is also a graph input, so that callers may override it"
-        if self.tensor(name) is not None or self.constant_node(name) is not None:
+        tensor = self.tensor(name)
+        if tensor is not None and is_external(tensor) and self.folder is None:
+            return f"{quoted(name)} lies in external data; load the model by its path"
+        if tensor is not None or self.constant_node(name) is not None:
             return None
         inner = self.folding_node(name)
         if inner is not None:
@@ -184,6 +196,16 @@ class Graph:
             return f"the body of {self.title(self.captured[name])}"
         others = [other for other in self.uses[name] if other != use]
         return self.title(others[0].node) if others else None
+
+    def upstream(self, name: str) -> set[int]:
+        """Numbers of all nodes that have a say in the value `name`."""
+        wanted, needed = [name], set[int]()
+        while wanted:
+            index = self.producer.get(wanted.pop())
+            if index is not None and index not in needed:
+                needed.add(index)
+                wanted.extend(read_names(self.nodes[index]))
+        return needed
 
     def title(self, index: int) -> str:
         """Operator and name of node number `index`, for people: ``Gemm 'fc1'``."""
@@ -229,7 +251,7 @@ class Graph:
         """Whether `node` is a Dropout that its third input does not certainly keep in inference mode."""
         if node.op_type != "Dropout" or len(node.input) < 3 or not node.input[2]:
             return False
-        mode = None if node.input[2] in self._overridable else self.array(node.input[2])
+        mode = None if node.input[2] in self.overridable else self.array(node.input[2])
         return mode is None or bool(mode)
 
 

@@ -1,8 +1,13 @@
 """Model files: read, decode and check them; save them whole or not at all.
 
 Reading refuses whatever is no sound ONNX model, with a `ModelError` of one line that names the file and
-guesses what it is instead. External data are not read, but each file that holds some must lie inside of the
+guesses what it is instead. External data are mapped, and each file that holds some must lie inside of the
 model's folder, be regular and be long enough.
+
+A model that has external data, or that one file cannot hold, is saved as two files (`packing`). The data file has its
+final name, which no older file has, before the ``.onnx`` that names it appears: that swap is the commit, and a crash
+at any time leaves the old pair or the new one. The data file of a replaced model stays: it may serve copies of that
+model, or somebody who reads it at this moment.
 """
 
 import contextlib
@@ -10,18 +15,20 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import onnx
 from google.protobuf.message import EncodeError
 
 from onnxdpp.errors import MachineError, ModelError, UsageError
-from onnxdpp.graph.checking import check_model
+from onnxdpp.graph.checking import check_model, check_numbers
 from onnxdpp.graph.decoding import NotAModelError, decode
-from onnxdpp.graph.walking import all_tensors, is_external, quoted, raw_bytes
+from onnxdpp.graph.external import check_extent, data_files, has_external_data, tensor_array
+from onnxdpp.graph.packing import DataFile, packed
+from onnxdpp.graph.walking import all_tensors, is_external, quoted
 from onnxdpp.graph.writing import write_atomically
 
 StrPath = str | os.PathLike[str]
@@ -37,9 +44,9 @@ class FileInfo:
     Attributes
     ----------
     sha256 : str
-        Lower-case hexadecimal digest.
+        Lower-case hexadecimal digest of the ``.onnx`` file.
     bytes : int
-        Length.
+        Length of it and of its data files.
     """
 
     sha256: str
@@ -57,7 +64,7 @@ def load_model(path: StrPath) -> onnx.ModelProto:
     Returns
     -------
     ModelProto
-        With all unknown fields; external data are not read.
+        With all unknown fields; external data stay where they are.
 
     Raises
     ------
@@ -66,7 +73,7 @@ def load_model(path: StrPath) -> onnx.ModelProto:
 
     Notes
     -----
-    Takes memory for twice the file while decoding, once afterwards.
+    Takes memory for twice the ``.onnx`` file while decoding, once afterwards.
     """
     try:
         model = decode(_read(path))
@@ -77,15 +84,19 @@ def load_model(path: StrPath) -> onnx.ModelProto:
     return model
 
 
-def save_model(model: onnx.ModelProto, path: StrPath, *, force: bool = False) -> FileInfo:
-    """Write a model file atomically.
+def save_model(
+    model: onnx.ModelProto, path: StrPath, *, folder: StrPath | None = None, force: bool = False
+) -> FileInfo:
+    """Write a model atomically: one file or, with external data or above 2 GiB, two of them.
 
     Parameters
     ----------
     model : ModelProto
         Serialized deterministically: equal models give equal bytes.
     path : str or path
-        Where. A link there is replaced, not followed.
+        Where. A link there is replaced, not followed. The data file lies beside it.
+    folder : str or path, optional
+        Where the model's external data lie now. They are copied, never written to.
     force : bool, default False
         Whether an existing file may be replaced.
 
@@ -99,24 +110,42 @@ def save_model(model: onnx.ModelProto, path: StrPath, *, force: bool = False) ->
     UsageError
         If `path` exists and `force` is not set, or `path` is not a regular file.
     MachineError
-        If the folder or the disk does not take the file; one that was there is untouched.
+        If the folder or the disk does not take the files, or the external data change meanwhile; a model that was
+        there is untouched.
     ModelError
-        If the model is larger than protobuf can encode.
+        If the model is larger than protobuf can encode even so, or its external data cannot be read.
     """
-    data = _serialize(model)
+    encoded, data = _encoded(model, folder)
     check_output(path, inputs=(), force=force)
-    _write(path, data)
-    return FileInfo(hashlib.sha256(data).hexdigest(), len(data))
+    fresh = None if data is None else _write_data(path, data)
+    try:
+        _write(path, [encoded])
+    except BaseException:
+        if fresh is not None:
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+        raise
+    return _info(encoded, data)
 
 
-def file_info(model_or_path: onnx.ModelProto | StrPath) -> FileInfo:
-    """Digest and length of a file's bytes, or of the bytes that `save_model` would write."""
-    if isinstance(model_or_path, onnx.ModelProto):
-        data = _serialize(model_or_path)
-        return FileInfo(hashlib.sha256(data).hexdigest(), len(data))
-    with _opened(model_or_path) as file:
+def file_info(path: StrPath, data: Iterable[Path] = ()) -> FileInfo:
+    """Of a model file and of the `data` files that belong to it."""
+    with _opened(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return FileInfo(digest, file.tell())
+        return FileInfo(digest, file.tell() + sum(part.stat().st_size for part in data))
+
+
+def model_info(model: onnx.ModelProto, folder: StrPath | None = None) -> FileInfo:
+    """Of what `save_model` would write."""
+    return _info(*_encoded(model, folder))
+
+
+def stored_data(path: StrPath) -> list[Path]:
+    """The data files that a model file names; none where it cannot be decoded."""
+    try:
+        return data_files(decode(_read(path)), Path(path).parent)
+    except (NotAModelError, ModelError):
+        return []
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -127,7 +156,7 @@ def write_text(path: StrPath, text: str) -> None:
     MachineError
         If the folder or the disk does not take the file; one that was there is untouched.
     """
-    _write(path, text.encode())
+    _write(path, [text.encode()])
 
 
 def check_input(path: StrPath) -> None:
@@ -211,53 +240,79 @@ def _check_external_data(model: onnx.ModelProto, path: StrPath) -> None:
     for label, tensor in all_tensors(model):
         if is_external(tensor):
             try:
-                _check_external_tensor(tensor, folder)
+                check_extent(tensor, folder)
+                array = tensor_array(tensor, folder)
             except (ModelError, OSError) as error:
                 reason = str(error) if isinstance(error, ModelError) else f"{_reason(error)}."
                 raise ModelError(f"Model file {_shown(path)}: {label} has external data. {reason}") from error
-
-
-def _check_external_tensor(tensor: onnx.TensorProto, folder: Path) -> None:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    parts = PureWindowsPath(location)  # knows both separators, and drives
-    if not location or parts.anchor or ".." in parts.parts:
-        raise ModelError(f"Their location {quoted(location)} is no path inside of the model's folder.")
-    file = folder / location
-    if not file.exists():
-        raise ModelError(f"Their file {quoted(location)} does not exist beside the model.")
-    if not file.resolve().is_relative_to(folder.resolve()):
-        raise ModelError(f"Their file {quoted(location)} is a link that leads out of the model's folder.")
-    if not file.is_file():
-        raise ModelError(f"Their file {quoted(location)} is not a regular file.")
-    needed = raw_bytes(tensor)
-    try:
-        offset, length = int(entries.get("offset", "0")), int(entries.get("length", str(needed)))
-    except ValueError:
-        raise ModelError(f"Their offset or length in {quoted(location)} is no number.") from None
-    size = file.stat().st_size
-    if length != needed or not 0 <= offset <= size - length:
-        raise ModelError(
-            f"They should be {needed} bytes; the model says {length} at {offset} of {quoted(location)}, "
-            f"which has {size}."
-        )
+            if array is not None and array.dtype.kind == "f":
+                try:
+                    check_numbers(array, label)
+                except ModelError as flaw:
+                    raise ModelError(f"Model file {_shown(path)}: {flaw}") from None
 
 
 # Writing
 
 
-def _write(path: StrPath, data: bytes) -> None:
+def _write(path: StrPath, blocks: Iterable[bytes], owner: Path | None = None) -> None:
     try:
-        write_atomically(Path(path), data)
+        write_atomically(Path(path), blocks, owner)
     except (OSError, ValueError) as error:
         raise MachineError(f"Cannot write {_shown(path)}: {_reason(error)}.") from error
 
 
-def _serialize(model: onnx.ModelProto) -> bytes:
+def _write_data(model_path: StrPath, data: DataFile) -> Path | None:
+    """Write a data file beside a model; its path, or None where it stands there already."""
+    target = Path(model_path).with_name(data.name)
+    if _holds(target, data):
+        return None
+    _write(target, _unchanged(data), owner=Path(model_path))
+    return target
+
+
+def _holds(path: Path, data: DataFile) -> bool:
     try:
-        return model.SerializeToString(deterministic=True)
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != data.size:
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == data.sha256
+    except OSError:
+        return False
+
+
+def _unchanged(data: DataFile) -> Iterator[bytes]:
+    """The bytes of a data file, as long as they are those that it is named after."""
+    digest = hashlib.sha256()
+    for block in data.blocks():
+        digest.update(block)
+        yield block
+    if digest.hexdigest() != data.sha256:
+        raise MachineError("The external data changed while they were copied. Nothing was written.")
+
+
+def _encoded(model: onnx.ModelProto, folder: StrPath | None) -> tuple[bytes, DataFile | None]:
+    """The bytes of the ``.onnx`` file, and the data file that goes with it, if one does."""
+    outside = has_external_data(model)
+    if not outside:
+        with contextlib.suppress(EncodeError, ValueError):  # too large for one file
+            return _serialized(model), None
+    try:
+        light, data = packed(model, None if folder is None else Path(folder), all_large=not outside)
+    except OSError as error:
+        raise ModelError(f"The model's external data cannot be read: {_reason(error)}.") from error
+    try:
+        return _serialized(light), data
     except (EncodeError, ValueError) as error:
         raise ModelError(f"The model cannot be encoded, it is larger than {MAX_BYTES} bytes.") from error
+
+
+def _serialized(model: onnx.ModelProto) -> bytes:
+    return model.SerializeToString(deterministic=True)
+
+
+def _info(encoded: bytes, data: DataFile | None) -> FileInfo:
+    return FileInfo(hashlib.sha256(encoded).hexdigest(), len(encoded) + (data.size if data else 0))
 
 
 def _same_file(target: Path, source: Path) -> bool:

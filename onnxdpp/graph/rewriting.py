@@ -1,9 +1,10 @@
 """New constants into a copy of the original proto: the only place that writes a graph.
 
-All changes are `Edits`: for a `Use` (node, slot), the constant that this node shall read from now on. Slicing a layer
-and giving a projection new weights both come down to edits; `apply` writes them and knows no operator. A constant
-that somebody else reads too is not overwritten: the edited reader gets a tensor of its own. Whatever the edits do
-not name stays equal, field by field, unknown fields included.
+All changes are `Edits`: for a `Use` (node, slot), the constant that this node shall read from now on; for a `Setting`
+(node, name), the integers that this attribute shall hold. Slicing a layer and giving a projection new weights both come
+down to edits; `apply` writes them and knows no operator. A constant that somebody else reads too is not overwritten:
+the edited reader gets a tensor of its own. Whatever the edits do not name stays equal, field by field, unknown fields
+included.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -11,16 +12,19 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from onnxdpp.errors import ModelError
+from onnxdpp.graph.atoms import Labels
 from onnxdpp.graph.checking import sorted_nodes
-from onnxdpp.graph.index import Array, Graph, Use, attribute
-from onnxdpp.graph.layers import WeightAxis
-from onnxdpp.graph.projections import Projection
+from onnxdpp.graph.external import clear, mapped_from, refer
+from onnxdpp.graph.folding import FOLDING
+from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, Setting, Use, attribute
+from onnxdpp.graph.layers import Layer
+from onnxdpp.graph.projections import CONVOLUTIONS, Projection
 from onnxdpp.graph.walking import all_graphs, all_nodes, quoted
 
-Edits: TypeAlias = dict[Use, Array]
+Edits: TypeAlias = dict[Use | Setting, Array]
 
 
 def in_order(model: ModelProto) -> ModelProto:
@@ -45,33 +49,62 @@ def current(graph: Graph, edits: Edits, use: Use) -> Array:
     return array
 
 
-def sliced(graph: Graph, edits: Edits, axes: Iterable[WeightAxis], keep: NDArray[np.intp]) -> Edits:
-    """Edits after which only the neurons `keep` are left, in that order.
+def sliced(graph: Graph, edits: Edits, layer: Layer, keep: NDArray[np.intp]) -> Edits:
+    """Edits after which only the neurons `keep` of a layer are left.
 
     Parameters
     ----------
     graph : Graph
     edits : Edits
         What was decided before; not changed.
-    axes : iterable of WeightAxis
-        Every constant with an entry per neuron.
+    layer : Layer
     keep : (k,) integer array
+        In any order: neuron keep[i] comes to lie where the i-th of them lay. (For neurons of one section, that leaves
+        the function of the model as it is.)
     """
     result = dict(edits)
-    for part in axes:
-        positions = part.positions[keep].ravel()
-        result[part.use] = np.take(current(graph, result, part.use), positions, axis=part.axis)
+    for part in layer.slices:
+        result[part.use] = np.take(current(graph, result, part.use), _staying(part.labels, keep), axis=part.axis)
+    for count in layer.counts:
+        entries = np.array(result.get(count.place, np.array(count.whole, np.int64)))
+        entries[count.position] = len(_staying(count.labels, keep))
+        result[count.place] = entries
     return result
+
+
+def _staying(labels: Labels, keep: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Which entries are left, in their new order, where each has the label of a neuron."""
+    index = np.arange(len(labels))
+    places = np.sort(keep)
+    if not np.array_equal(places, keep):
+        for place, neuron in zip(places, keep, strict=True):
+            index[labels == place] = np.flatnonzero(labels == neuron)
+    return index[np.isin(labels, keep) | (labels < 0)]
+
+
+def sliced_constant(use: Use | Setting, array: Array, cut: Iterable[tuple[Layer, NDArray[np.intp]]]) -> Array:
+    """The constant at `use`, whole, without what belongs to neurons that are gone.
+
+    Parameters
+    ----------
+    use : Use
+    array : array
+    cut : iterable of (Layer, keep)
+    """
+    for layer, keep in cut:
+        for part in layer.slices:
+            if part.use == use:
+                array = np.take(array, _staying(part.labels, keep), axis=part.axis)
+    return array
 
 
 def reweighted(
     graph: Graph,
-    edits: Edits,
     projection: Projection,
     weights: NDArray[np.float64],
     intercept: NDArray[np.float64] | None,
 ) -> Edits:
-    """Edits after which `projection` acts by `weights` and adds `intercept` to what it added before.
+    """Edits after which `projection` acts by `weights` and adds `intercept` to what it adds in `graph`.
 
     Parameters
     ----------
@@ -80,16 +113,16 @@ def reweighted(
     intercept : (m,) float64 array or None
         None, or a projection with a `bias` to hold it (see `with_biases`).
     """
-    result = dict(edits)
-    old = current(graph, edits, projection.weight)
+    result: Edits = {}
+    old = current(graph, {}, projection.weight)
     new = _narrowed(projection, projection.stored(weights), old)
     # An alpha multiplied in and divided out again may cost the last bit of what stays as it was.
-    same = weights == projection.effective(old)
-    result[projection.weight] = np.where(same.T if projection.transposed else same, old, new)
+    same = projection.laid_out(weights == projection.effective(old))
+    result[projection.weight] = np.where(same, old, new)
     if intercept is not None:
         if projection.bias is None:
             raise ValueError(f"{projection.name!r} has no bias to hold an intercept")
-        bias = current(graph, edits, projection.bias.use)
+        bias = current(graph, {}, projection.bias.use)
         result[projection.bias.use] = _narrowed(projection, bias + intercept / projection.bias.factor, bias)
     return result
 
@@ -106,7 +139,7 @@ def _narrowed(projection: Projection, array: NDArray[np.float64], old: Array) ->
     return result
 
 
-def apply(graph: Graph, edits: Mapping[Use, Array], changed: Collection[str] = ()) -> ModelProto:
+def apply(graph: Graph, edits: Mapping[Use | Setting, Array], changed: Collection[str] = ()) -> ModelProto:
     """A copy of the model in which every edited use reads its new constant.
 
     Parameters
@@ -122,18 +155,26 @@ def apply(graph: Graph, edits: Mapping[Use, Array], changed: Collection[str] = (
     nodes = list(result.graph.node)
     stale = set(changed)
     names = Names(graph)
-    for use, array in sorted(edits.items()):
+    tensors = {tensor.name: tensor for tensor in result.graph.initializer}
+    uses: dict[Use, Array] = {place: array for place, array in edits.items() if isinstance(place, Use)}
+    for use, array in sorted(uses.items()):
         name = graph.name_at(use)
-        if _same(graph.array(name), array):
+        if name and _same(graph.array(name), array):
             continue
-        if graph.shared_with(use) is None:
-            _overwrite(result, nodes, graph, name, array)
+        if name and graph.folding_node(name) is None and graph.shared_with(use) is None:
+            _overwrite(result, nodes, tensors, graph, name, array)
             stale.add(name)
         else:
-            fresh = names.fresh(f"{name}_{use.node}")
-            nodes[use.node].input[use.slot] = fresh
+            fresh = names.fresh(f"{name or nodes[use.node].output[0]}_{use.node}")
+            inputs = nodes[use.node].input
+            inputs.extend([""] * (use.slot + 1 - len(inputs)))
+            inputs[use.slot] = fresh
             _add_initializer(result, fresh, array)
-    _drop_unread(result, graph, {graph.name_at(use) for use in edits})
+    for place, array in edits.items():
+        if isinstance(place, Setting):
+            _set(nodes[place.node], place.name, array)
+    _settle(nodes, uses)
+    _drop_unread(result, graph, {graph.name_at(use) for use in uses})
     kept = [value for value in result.graph.value_info if value.name not in stale]
     if len(kept) != len(result.graph.value_info):
         del result.graph.value_info[:]
@@ -141,17 +182,40 @@ def apply(graph: Graph, edits: Mapping[Use, Array], changed: Collection[str] = (
     return result
 
 
+def _set(node: NodeProto, name: str, array: Array) -> None:
+    """Let the attribute `name` hold these integers, one of them or a list as before (a list where it was left out)."""
+    old = next((entry for entry in node.attribute if entry.name == name), None)
+    values = [int(value) for value in array]
+    scalar = old is not None and old.type == AttributeProto.INT
+    new = helper.make_attribute(name, values[0] if scalar else values)
+    if old is None:
+        node.attribute.append(new)
+    else:
+        old.ClearField("i")
+        del old.ints[:]
+        old.MergeFrom(new)
+
+
+def _settle(nodes: list[NodeProto], uses: Iterable[Use]) -> None:
+    """A Split with sizes has no number of outputs beside them."""
+    for use in uses:
+        node = nodes[use.node]
+        if node.op_type == "Split" and use.slot == 1:
+            for entry in [entry for entry in node.attribute if entry.name == "num_outputs"]:
+                node.attribute.remove(entry)
+
+
 def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
     """A copy of the model in which each of `projections` has a bias with an entry per output, zero where it had none.
 
-    A Gemm gets its third input (and beta 1 where beta was 0); behind a MatMul, or a Gemm whose third input is no
-    constant, an Add is put in, and the value keeps its name. A bias of one entry for all outputs is spread.
+    A convolution and a Gemm get their third input (and beta 1 where beta was 0); behind a MatMul, or a Gemm whose third
+    input is no constant, an Add is put in, and the value keeps its name. A bias of one entry for all outputs is spread.
     """
     wanted = list(projections)
-    spread = {part.bias.use: _spread(graph, part.bias.use, part.m) for part in wanted if part.bias is not None}
+    spread: Edits = {part.bias.use: _spread(graph, part.bias.use, part.m) for part in wanted if part.bias is not None}
     result = apply(graph, spread)
     # A Constant node that lost its last reader is gone, and all nodes behind it have moved.
-    changed = Graph(result)
+    changed = Graph(result, graph.folder)
     names = Names(changed)
     behind: dict[int, NodeProto] = {}
     for part in wanted:
@@ -165,7 +229,7 @@ def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
         _add_initializer(result, bias, np.zeros(part.m, weight.dtype))
         unused = graph.name_at(Use(part.node, 2))
         idle = attribute(node, "beta", 1.0) == 0 and graph.array(unused) is not None
-        if node.op_type == "Gemm" and (not unused or idle):
+        if node.op_type in ("Gemm", *CONVOLUTIONS) and (not unused or idle):
             kept = [entry for entry in node.attribute if entry.name != "beta"]
             del node.input[2:], node.attribute[:]
             node.input.append(bias)
@@ -194,7 +258,10 @@ def _spread(graph: Graph, use: Use, m: int) -> Array:
 
 
 def _same(before: Array | None, after: Array) -> bool:
-    return before is not None and before.shape == after.shape and before.tobytes() == after.tobytes()
+    if before is None or before.shape != after.shape:
+        return False
+    # Refitted weights differ at once: large ones are rarely copied as a whole for this.
+    return before.ravel()[:64].tobytes() == after.ravel()[:64].tobytes() and before.tobytes() == after.tobytes()
 
 
 class Names:
@@ -219,15 +286,21 @@ class Names:
         return name
 
 
-def _overwrite(model: ModelProto, nodes: list[NodeProto], graph: Graph, name: str, array: Array) -> None:
+def _overwrite(
+    model: ModelProto,
+    nodes: list[NodeProto],
+    tensors: Mapping[str, TensorProto],
+    graph: Graph,
+    name: str,
+    array: Array,
+) -> None:
     """Put `array` where the constant `name` was."""
-    for tensor in model.graph.initializer:
-        if tensor.name == name:
-            _fill(tensor, array)
-            for value in model.graph.input:  # before IR version 4 initializers are listed there too
-                if value.name == name:
-                    value.type.CopyFrom(helper.make_tensor_type_proto(tensor.data_type, array.shape))
-            return
+    if name in tensors:
+        _fill(tensors[name], array)
+        for value in model.graph.input:  # before IR version 4 initializers are listed there too
+            if value.name == name:
+                value.type.CopyFrom(helper.make_tensor_type_proto(tensors[name].data_type, array.shape))
+        return
     node = nodes[graph.producer[name]]
     entry = node.attribute[0]
     if entry.name == "value":
@@ -241,12 +314,15 @@ def _overwrite(model: ModelProto, nodes: list[NodeProto], graph: Graph, name: st
 
 
 def _fill(tensor: TensorProto, array: Array) -> None:
-    """New dims and data; name, type and all other fields stay."""
-    for field in ("float_data", "double_data", "int32_data", "int64_data", "uint64_data", "raw_data"):
-        tensor.ClearField(field)
+    """New dims and data; name, type and all other fields stay. An array in a file stays there."""
     del tensor.dims[:]
     tensor.dims.extend(array.shape)
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+    place = mapped_from(array) if array.dtype == dtype else None
+    if place is not None:
+        refer(tensor, str(place.path), place.offset, place.length)
+        return
+    clear(tensor)
     tensor.raw_data = array.astype(dtype.newbyteorder("<"), copy=False).tobytes()
 
 
@@ -262,15 +338,17 @@ def _add_initializer(model: ModelProto, name: str, array: Array) -> None:
 
 
 def _drop_unread(model: ModelProto, graph: Graph, candidates: set[str]) -> None:
-    """Remove constants among `candidates` that lost their last reader."""
-    read = {name for node in model.graph.node for name in node.input} | graph.captured.keys() | graph.outputs
-    dead = candidates - read
-    if not dead:
-        return
-    for tensor in [tensor for tensor in model.graph.initializer if tensor.name in dead]:
-        model.graph.initializer.remove(tensor)
-    for values in (model.graph.input, model.graph.value_info):
-        for value in [value for value in values if value.name in dead]:
-            values.remove(value)
-    for node in [node for node in model.graph.node if node.op_type == "Constant" and node.output[0] in dead]:
-        model.graph.node.remove(node)
+    """Remove constants among `candidates` that lost their last reader, and what they were made of."""
+    while candidates:
+        read = {name for node in model.graph.node for name in node.input} | graph.captured.keys() | graph.outputs
+        dead = candidates - read
+        candidates = set()
+        for tensor in [tensor for tensor in model.graph.initializer if tensor.name in dead]:
+            model.graph.initializer.remove(tensor)
+        for values in (model.graph.input, model.graph.value_info):
+            for value in [value for value in values if value.name in dead]:
+                values.remove(value)
+        for node in [node for node in model.graph.node if dead.intersection(node.output)]:
+            if node.op_type in ("Constant", *FOLDING) and node.domain in ONNX_DOMAINS:
+                candidates.update(filter(None, node.input))
+                model.graph.node.remove(node)

@@ -14,6 +14,7 @@ import os
 import re
 import secrets
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,29 +22,33 @@ if sys.platform != "win32":
     import fcntl
 
 
-def write_atomically(target: Path, data: bytes) -> None:
+def write_atomically(target: Path, blocks: Iterable[bytes], owner: Path | None = None) -> None:
     """Write or replace a file.
 
     Parameters
     ----------
     target : Path
         In a folder that exists.
-    data : bytes
-        The whole content.
+    blocks : iterable of bytes
+        The whole content, piece by piece. What it raises comes out as it is.
+    owner : path, optional
+        The file in whose name, in the same folder, temporary files are swept, if not `target`.
 
     Raises
     ------
     OSError
         Of the operating system, with the old file untouched and nothing left behind.
     """
-    _sweep(target)
-    temporary = target.with_name(f".{_tag(target)}.{os.getpid()}-{secrets.token_hex(4)}.onnxdpp")
+    owner = target if owner is None else owner
+    _sweep(owner)
+    temporary = target.with_name(f".{_tag(owner)}.{os.getpid()}-{secrets.token_hex(4)}.onnxdpp")
     try:
         # Mode 0666 less the umask, or what the folder's default ACL says, as for any new file.
         with temporary.open("xb") as file:
             with contextlib.suppress(OSError):  # a file system without locks: nothing is swept there
                 _lock(file)
-            file.write(data)
+            for block in blocks:
+                file.write(block)
             file.flush()
             os.fsync(file.fileno())
             if sys.platform != "win32":  # still locked: nobody sweeps it before it has its name
