@@ -263,11 +263,11 @@ class _Run:
 
     def _left(self, reading: Reading) -> Indices:
         """The inputs of a reading that are not gone."""
-        projection = reading.parts[0][0]
-        keep = next(
-            keep for layer, keep in self._cut if any(part.node == projection.node for part, _ in layer.consumers)
-        )
-        return np.flatnonzero(np.isin(reading.neurons, keep) | (reading.neurons < 0))
+        node = reading.parts[0][0].node
+        for layer, keep in self._cut:
+            if any(part.node == node for part, _ in layer.consumers):
+                return np.flatnonzero(np.isin(reading.neurons, keep) | (reading.neurons < 0))
+        return np.arange(len(reading.neurons))
 
     def _neurons(
         self, target: Target, observed: Sequence[Inputs], seed: SeedSequence

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from models import Array, run
+from models import Array, graph_of, run
 from onnx import ModelProto, helper, numpy_helper
 
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.layers import Layer
+from onnxdpp.graph.layers import Layer, find_layers
 from onnxdpp.graph.rewriting import apply, sliced
 
 
@@ -102,3 +102,17 @@ def shuffled(layer: Layer, seed: int = 0) -> Array:
         members = np.flatnonzero(layer.sections == section)
         order[members] = rng.permutation(members)
     return order
+
+
+def assert_sound(proto: ModelProto, feeds: Mapping[str, Array], *, tolerance: float) -> None:
+    """Both oracles, on every layer found; and silencing neurons changes some output, so that A says something."""
+    graph = graph_of(proto)
+    layers, refusals = find_layers(graph)
+    assert layers, refusals
+    for layer in layers:
+        keep = half(layer)
+        drop = np.setdiff1d(np.arange(layer.n), keep)
+        old, silent = run(proto, feeds), run(silenced(graph, [(layer, drop)]), feeds)
+        assert max(gaps(graph, old, silent).values()) > 10 * tolerance
+        assert max(oracle_a(graph, layer, feeds, keep).values()) <= tolerance
+        assert max(oracle_b(graph, layer, feeds, shuffled(layer)).values()) <= tolerance

@@ -408,7 +408,8 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
     assert options == {
         "calib": str(calib), "keep": 0.5, "unit": "neuron", "method": "dpp", "kernel": "rbf", "beta": "auto",
         "epsilon": 0.01, "refit": "affine", "layers": ["fc1=0.25", "fc*"], "skip": ["fc2"], "round_to": 2,
-        "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None,
+        "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None, "mask": None,
+        "memory": 2**31,
     }  # fmt: skip
 
 
@@ -462,7 +463,7 @@ def test_inspect_json(onnxdpp: Run, model: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     found = json.loads(outcome.out)
     jsonschema.validate(found, schema("inspection"))
-    assert found["layers"][0] == {"name": "fc1", "unit": "neuron", "width": 16, "outputs": 12, "consumers": ["fc2"]}
+    assert found["layers"][0] == {"name": "fc1", "unit": "neuron", "width": 16, "outputs": 12, "producers": ["fc1"], "consumers": ["fc2"]}
     assert found["refusals"] == [{"name": "fc3", "unit": "neuron", "reason": "its value 'y' is a graph output"}]
 
 

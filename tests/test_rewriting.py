@@ -95,7 +95,7 @@ def test_slices_of_two_layers_meet_in_one_weight() -> None:
     proto = mlp()
     graph = graph_of(proto)
     first, second = find_layers(graph)[0]
-    edits = sliced(graph, sliced(graph, {}, first.slices, KEEP), second.slices, np.array([0, 3]))
+    edits = sliced(graph, sliced(graph, {}, first, KEEP), second, np.array([0, 3]))
     result = apply(graph, edits, first.changed | second.changed)
     np.testing.assert_array_equal(constant(result, "W2"), constant(proto, "W2")[KEEP][:, [0, 3]])
 
@@ -104,15 +104,15 @@ def test_order_of_the_slices_does_not_matter() -> None:
     graph = graph_of(mlp())
     first, second = find_layers(graph)[0]
     other = np.array([0, 3])
-    forwards = sliced(graph, sliced(graph, {}, first.slices, KEEP), second.slices, other)
-    backwards = sliced(graph, sliced(graph, {}, second.slices, other), first.slices, KEEP)
+    forwards = sliced(graph, sliced(graph, {}, first, KEEP), second, other)
+    backwards = sliced(graph, sliced(graph, {}, second, other), first, KEEP)
     assert apply(graph, forwards) == apply(graph, backwards)
 
 
 def test_sliced_leaves_the_edits_it_is_given_alone() -> None:
     graph = graph_of(mlp())
     edits: dict[Use, Array] = {}
-    sliced(graph, edits, layer_of(graph).slices, KEEP)
+    sliced(graph, edits, layer_of(graph), KEEP)
     assert edits == {}
 
 
@@ -190,7 +190,7 @@ def test_value_info_of_an_edited_initializer_goes() -> None:
 def test_value_info_stays_where_only_weights_change() -> None:
     graph = graph_of(inferred(mlp()))
     part = projection_of(graph, "fc2")
-    result = apply(graph, reweighted(graph, {}, part, np.ones((6, 5)), None))
+    result = apply(graph, reweighted(graph, part, np.ones((6, 5)), None))
     assert value_info(result) == {"a", "h", "c", "k"}
 
 
@@ -360,7 +360,7 @@ def test_unsorted_model_is_pruned_like_the_sorted_one() -> None:
 def test_new_weights_act_as_given(attributes: str, shape: tuple[int, ...]) -> None:
     graph = graph_of(model(f"g (float[N, 4] x) => (float[N, 5] y) {{ [fc1] y = Gemm {attributes} (x, W1) }}", W1=shape))
     weights = normal(4, 5, seed=3, dtype=np.float64)
-    result = apply(graph, reweighted(graph, {}, projection_of(graph, "fc1"), weights, None))
+    result = apply(graph, reweighted(graph, projection_of(graph, "fc1"), weights, None))
     np.testing.assert_allclose(run(result, X)[0], X["x"] @ weights, rtol=0, atol=1e-5)
 
 
@@ -372,7 +372,7 @@ def test_weights_that_act_already_keep_every_bit(attributes: str) -> None:
     )
     graph = graph_of(proto)
     part = projection_of(graph, "fc1")
-    same = reweighted(graph, {}, part, part.effective(constant(proto, "W1")), None)
+    same = reweighted(graph, part, part.effective(constant(proto, "W1")), None)
     assert apply(graph, same).SerializeToString() == proto.SerializeToString()
 
 
@@ -391,7 +391,7 @@ def test_intercept_is_added_to_the_product(body: str) -> None:
     graph = graph_of(proto)
     part = projection_of(graph, "fc1")
     intercept = normal(5, seed=3, dtype=np.float64)
-    edits = reweighted(graph, {}, part, part.effective(constant(proto, "W1")), intercept)
+    edits = reweighted(graph, part, part.effective(constant(proto, "W1")), intercept)
     np.testing.assert_allclose(run(apply(graph, edits), X)[0], run(proto, X)[0] + intercept, rtol=0, atol=1e-5)
 
 
@@ -402,21 +402,21 @@ def test_intercept_of_a_product_that_is_subtracted() -> None:
     graph = graph_of(proto)
     part = projection_of(graph, "fc1")
     intercept = normal(5, seed=3, dtype=np.float64)
-    edits = reweighted(graph, {}, part, part.effective(constant(proto, "W1")), intercept)
+    edits = reweighted(graph, part, part.effective(constant(proto, "W1")), intercept)
     np.testing.assert_allclose(run(apply(graph, edits), X)[0], run(proto, X)[0] - intercept, rtol=0, atol=1e-5)
 
 
 def test_intercept_without_a_bias_is_a_mistake_of_the_caller() -> None:
     graph = graph_of(hidden("h = Relu(a)"))
     with pytest.raises(ValueError, match="'fc2' has no bias to hold an intercept"):
-        reweighted(graph, {}, projection_of(graph, "fc2"), np.ones((5, 3)), np.ones(3))
+        reweighted(graph, projection_of(graph, "fc2"), np.ones((5, 3)), np.ones(3))
 
 
 def test_intercept_in_a_shared_vector_is_the_edited_readers_alone() -> None:
     proto = shared_vector()
     graph = graph_of(proto)
     part = projection_of(graph, "fc3")
-    edits = reweighted(graph, {}, part, part.effective(constant(proto, "W3")), np.ones(5))
+    edits = reweighted(graph, part, part.effective(constant(proto, "W3")), np.ones(5))
     np.testing.assert_allclose(run(apply(graph, edits), X)[0], run(proto, X)[0] + 1, rtol=0, atol=1e-5)
 
 
@@ -424,7 +424,7 @@ def test_weights_too_large_for_their_type_are_an_error() -> None:
     proto = model("g (float16[N, 4] x) => (float16[N, 2] y) { [fc1] y = MatMul(x, W1) }", dtype=np.float16, W1=(4, 2))
     graph = graph_of(proto)
     with pytest.raises(ModelError, match="'fc1' do not fit into float16"):
-        reweighted(graph, {}, projection_of(graph, "fc1"), np.full((4, 2), 1e6), None)
+        reweighted(graph, projection_of(graph, "fc1"), np.full((4, 2), 1e6), None)
 
 
 # Biases for intercepts
@@ -485,7 +485,7 @@ def test_intercept_acts_after_a_bias_was_made(body: str) -> None:
     graph = graph_of(biased(proto))
     part = projection_of(graph, "fc1")
     weights = graph.array(graph.name_at(part.weight))
-    edits = reweighted(graph, {}, part, part.effective(weights), np.arange(5.0))
+    edits = reweighted(graph, part, part.effective(weights), np.arange(5.0))
     gaps = run(apply(graph, edits), FEEDS)[0] - run(proto, FEEDS)[0]
     np.testing.assert_allclose(gaps, np.broadcast_to(np.arange(5), gaps.shape), rtol=0, atol=1e-5)
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from onnxdpp.algebra.moments import Accumulator, Moments
+from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.selection import (
     KERNELS,
     METHODS,
@@ -42,8 +43,18 @@ def drawn(seed: int, n: int = 12, m: int = 5, r: int = 80) -> Moments:
     return moments_of(np.maximum(rng.standard_normal((r, n)) + rng.standard_normal(n), 0), rng.standard_normal((n, m)))
 
 
+def inputs(observed: list[Moments]) -> list[Inputs]:
+    """Every input a neuron."""
+    return [Inputs(part, np.arange(len(part.mean_x))) for part in observed]
+
+
+def beta_of(observed: list[Moments], rule: Rule) -> float | None:
+    return neuron_beta(inputs(observed), len(observed[0].mean_x), rule)
+
+
 def neurons(observed: list[Moments], k: int, rule: Rule, seed: int = 0) -> Indices:
-    return choose_neurons(observed, k, rule, neuron_beta(observed, rule), SeedSequence(seed))
+    n = len(observed[0].mean_x)
+    return choose_neurons(inputs(observed), n, k, rule, beta_of(observed, rule), SeedSequence(seed))
 
 
 def edges(moments: Moments, k: int, rule: Rule, executor: Executor, seed: int = 0) -> Indices:
@@ -240,7 +251,7 @@ def test_rescaling_all_activations_does_not_change_the_choice_of_auto_beta(
     before, after = moments_of(x, weights), moments_of(x * factor, weights / factor)
     rule = Rule(method)
     if unit == "neuron":
-        assert neuron_beta([after], rule) == pytest.approx(neuron_beta([before], rule) / factor**2, rel=1e-12)
+        assert beta_of([after], rule) == pytest.approx(beta_of([before], rule) / factor**2, rel=1e-12)
         np.testing.assert_array_equal(neurons([after], k, rule), neurons([before], k, rule))
     else:
         assert edge_beta(after, rule) == pytest.approx(edge_beta(before, rule), rel=1e-12)
@@ -293,14 +304,14 @@ def test_linear_kernel_prefers_what_contributes_most() -> None:
 
 def test_given_beta_is_taken_as_it_is() -> None:
     moments = drawn(9)
-    assert neuron_beta([moments], Rule(beta=10.0)) == 10
+    assert beta_of([moments], Rule(beta=10.0)) == 10
     assert edge_beta(moments, Rule(beta=10.0)) == 10
 
 
 @pytest.mark.parametrize("rule", [Rule("importance"), Rule("random", beta=3.0), Rule("dpp", "linear", beta=3.0)])
 def test_beta_is_none_where_no_rbf_kernel_is_used(rule: Rule) -> None:
     moments = drawn(9)
-    assert neuron_beta([moments], rule) is None
+    assert beta_of([moments], rule) is None
     assert edge_beta(moments, rule) is None
 
 
@@ -308,7 +319,7 @@ def test_auto_beta_is_one_over_the_median_squared_distance_of_rows() -> None:
     rng = np.random.default_rng(10)
     x = rng.standard_normal((50, 6))
     distances = [((x[:, s] - x[:, t]) ** 2).mean() for s in range(6) for t in range(s)]
-    assert neuron_beta([moments_of(x, np.ones((6, 1)))], Rule()) == pytest.approx(1 / np.median(distances), rel=1e-12)
+    assert beta_of([moments_of(x, np.ones((6, 1)))], Rule()) == pytest.approx(1 / np.median(distances), rel=1e-12)
 
 
 # Several taps
@@ -332,7 +343,7 @@ def test_gram_of_several_taps_is_their_mean(kernel: str) -> None:
     assert {2, 3} <= kept
     assert len(kept & {0, 1}) == 1
     rule = Rule("dpp", kernel)
-    beta = neuron_beta(observed, rule)
+    beta = beta_of(observed, rule)
     if beta is not None:
         mean = (observed[0].gram + observed[1].gram) / 2
         distances = np.add.outer(mean.diagonal(), mean.diagonal()) - 2 * mean

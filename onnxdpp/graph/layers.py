@@ -140,7 +140,6 @@ class _Walk:
         index, carrying = step.index, step.carrying()
         try:
             part = projection_at(self.graph, index, self.names[index])
-            start = _bias_follower(step, part)
         except Refused as reason:
             self.refused[index] = str(reason)
             for slot in carrying:
@@ -162,12 +161,15 @@ class _Walk:
             if entries != len(carried.labels):
                 raise Refuse(f"reads {entries} inputs where the layer has {len(carried.labels)} neurons")
         if part.groups > 1 and part.n == part.block:
-            self._depthwise(step, part, carried, start)
+            self._depthwise(step, part, carried)
             return
         if carried is not None:
             labels = _tied(step, part, carried.labels)
             self.consumers.append((part, Slicing(part.weight, part.input_axis, labels)))
-        self._begin(step, part, start)
+        try:
+            self._begin(step, part, _bias_axis(step, part))
+        except Refused as reason:
+            self.refused[index] = str(reason)
 
     def _across(self, step: Step, part: Projection, carried: Carried) -> None:
         """Neurons that lie along another axis than the one that is mixed pass through a MatMul."""
@@ -176,27 +178,27 @@ class _Walk:
         self.refused[part.node] = "its input also carries other neurons, along another axis"
         step.give(carried)
 
-    def _depthwise(self, step: Step, part: Projection, carried: Carried | None, bias: list[tuple[int, int]]) -> None:
+    def _depthwise(self, step: Step, part: Projection, carried: Carried | None) -> None:
         """A convolution of each channel by itself: its weights and its number of groups go with the channels."""
         if carried is None:
             self.refused[part.node] = "depthwise: its channels come and go with those of its input, which stay"
             return
         labels = np.repeat(carried.labels, part.m // part.groups)
         self.found.followers.append(Slicing(part.weight, 0, labels if part.input_axis == 1 else carried.labels))
-        for slot, axis in bias:
-            step.follow(slot, axis, labels)
+        if step.name(2):
+            step.follow(2, 0, labels)
         step.count(Setting(step.index, "group"), 0, (part.groups,), carried.labels)
         step.give(Carried(carried.axis, labels))
         self.refused[part.node] = ""  # goes with its input: neither a layer nor left alone
 
-    def _begin(self, step: Step, part: Projection, bias: list[tuple[int, int]]) -> None:
+    def _begin(self, step: Step, part: Projection, bias: int | None) -> None:
         """The outputs of `part` are neurons; of a grouped one, all groups keep the same."""
         atoms = self.found.atoms.fresh(part.m // part.groups)
         labels = np.tile(atoms, part.groups)
         stored = atoms if part.output_axis == 1 and part.patch is not None else labels
         self.producers[part.node] = [Slicing(part.weight, part.output_axis, stored)]
-        for slot, axis in bias:
-            self.producers[part.node].append(Slicing(step.use(slot), axis, labels))
+        if bias is not None:
+            self.producers[part.node].append(Slicing(step.use(2), bias, labels))
         self.begun[part.node] = atoms
         step.give(Carried(part.axis, labels))
 
@@ -302,19 +304,17 @@ def _tied(step: Step, part: Projection, labels: Labels) -> Labels:
     return split[0] if part.input_axis == 1 else labels
 
 
-def _bias_follower(step: Step, part: Projection) -> list[tuple[int, int]]:
-    """Slot and axis of the third input where it has an entry for each output; raises `Refused`."""
+def _bias_axis(step: Step, part: Projection) -> int | None:
+    """The axis of the third input with an entry for each output, if there is one; raises `Refused`."""
     name = step.name(2)
     if not name:
-        return []
-    graph = step.graph
-    constant = graph.rewritable(name)
+        return None
+    constant = step.graph.rewritable(name)
     if constant is None:
-        raise Refused(f"its bias is not constant: {graph.why_not_constant(name)}")
+        raise Refused(f"its bias is not constant: {step.graph.why_not_constant(name)}")
     if step.node.op_type in CONVOLUTIONS:
-        return [(2, 0)]
+        return 0
     try:
-        own = constant_axis(constant.shape, -1, part.m)
+        return constant_axis(constant.shape, -1, part.m)
     except ValueError as error:
         raise Refused(f"its bias {error}") from None
-    return [] if own is None else [(2, own)]
