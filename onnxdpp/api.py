@@ -3,7 +3,7 @@
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -25,9 +25,11 @@ from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info, sav
 from onnxdpp.graph.projections import find_projections
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
-from onnxdpp.options import Options, parse_layer, parse_pattern
+from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern
 from onnxdpp.pruning import Progress, execute, plan
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
+from onnxdpp.verifying import Verdict
+from onnxdpp.verifying import verify as check_layers
 
 Model: TypeAlias = str | PathLike[str] | ModelProto
 Calibration: TypeAlias = str | PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
@@ -86,6 +88,8 @@ def prune(
     provider: str = "auto",
     batch_size: int | None = None,
     max_rows: int | None = None,
+    mask: str | None = None,
+    memory: int = MEMORY,
     progress: Progress = lambda text, fraction: None,
 ) -> PruneResult:
     """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
@@ -123,6 +127,12 @@ def prune(
     provider : {"auto", "cpu", "cuda"}
     batch_size, max_rows : int, optional
         Rows per run; rows to use, evenly spaced.
+    mask : str, optional
+        An input whose zeros mark padding: these positions of values with its axes in front are not observed.
+    memory : int
+        Bytes that one matrix of second moments may take. Where the inputs of a consumer would need more (patches of a
+        wide convolution, a flattened image), its channels are observed instead, and dropped ones are written as
+        mixtures of kept ones.
     progress : callable (text, fraction), optional
 
     Returns
@@ -140,7 +150,7 @@ def prune(
         keep, unit, method, kernel, beta, epsilon, refit,
         tuple(parse_layer(text) for text in _listed(layers)), tuple(_listed(skip)), round_to, seed,
         provider, batch_size, max_rows,
-        None if pattern is None else parse_pattern(pattern),
+        None if pattern is None else parse_pattern(pattern), mask, memory,
     )  # fmt: skip
     proto, folder, info = _opened(model)
     graph = Graph(in_order(proto), folder)
@@ -174,12 +184,27 @@ def prune(
     return PruneResult(pruned, report.as_dict(), folder, scratch)
 
 
-def inspect(model: Model) -> dict[str, Any]:
+def inspect(
+    model: Model,
+    *,
+    verify: bool = False,
+    calib: Calibration = "random:8",
+    seed: int = 0,
+    provider: str = "auto",
+    progress: Progress = lambda text, fraction: None,
+) -> dict[str, Any]:
     """What of a model can be pruned, and what cannot, and why.
 
     Parameters
     ----------
     model : path or ModelProto
+    verify : bool
+        Put each layer to the two tests of `onnxdpp.verifying`, by running the model.
+    calib : as for `prune`
+        What to run it on: the first batch.
+    seed : int
+    provider : {"auto", "cpu", "cuda"}
+    progress : callable (text, fraction), optional
 
     Returns
     -------
@@ -195,10 +220,16 @@ def inspect(model: Model) -> dict[str, Any]:
     graph = Graph(in_order(proto), folder)
     layers, no_neurons = find_layers(graph)
     projections, no_edges = find_projections(graph)
+    verdicts: dict[str, Verdict] = {}
+    if verify and layers:
+        where, _ = choose_provider(provider)
+        batch = next(iter(open_batches(calib, input_specs(graph.model), seed=seed)))
+        verdicts = {part.name: part for part in check_layers(graph, layers, batch, where, seed, progress)}
     found = [
         FoundLayer(
             layer.name, "neuron", layer.n, sum(part.m for part, _ in layer.consumers),
             list(layer.members), [part.name for part, _ in layer.consumers],
+            asdict(verdicts[layer.name]) if layer.name in verdicts else None,
         )
         for layer in layers
     ]  # fmt: skip

@@ -105,6 +105,11 @@ def original_weights(graph: Graph, projection: Projection) -> Matrix:
     return projection.effective(stored)
 
 
+def side_by_side(graph: Graph, parts: Iterable[tuple[Projection, Indices]]) -> Matrix:
+    """W0 of the outputs of some projections, (n, m) float64."""
+    return np.hstack([original_weights(graph, part)[:, outputs] for part, outputs in parts])
+
+
 def readings(
     graph: Graph,
     consumers: Iterable[tuple[Projection, Indices]],
@@ -139,8 +144,8 @@ def readings(
 
 def _reading(graph: Graph, tap: Tap, parts: Sequence[tuple[Projection, Indices, Indices]], memory: int) -> Reading:
     neurons = parts[0][1]
-    weights = np.hstack([original_weights(graph, part)[:, outputs] for part, _, outputs in parts])
     reads = tuple((part, outputs) for part, _, outputs in parts)
+    weights = side_by_side(graph, reads)
     if 8 * len(neurons) ** 2 <= memory:
         return Reading(tap, neurons, reads, weights)
     if tap.patch is not None:

@@ -1,6 +1,7 @@
 """What a user may ask of `prune`, checked before any work is done."""
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from onnxdpp.errors import UsageError
 
 UNITS = ("neuron", "edge")
 PROVIDERS = ("auto", "cpu", "cuda")
+MEMORY = 2**31  # bytes of one matrix of second moments
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Options:
     max_rows: int | None = None
     pattern: tuple[int, int] | None = None
     mask: str | None = None
-    memory: int = 2**31
+    memory: int = MEMORY
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.pattern is None):
@@ -125,6 +127,23 @@ def parse_pattern(text: str) -> tuple[int, int]:
         if 1 <= n <= m:
             return n, m
     raise UsageError(f"The pattern {text!r} is not N:M with 1 <= N <= M, such as 2:4.")
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes, from a number with or without a unit.
+
+    >>> parse_bytes("2GiB"), parse_bytes("1.5e6"), parse_bytes("300 MB")
+    (2147483648, 1500000, 300000000)
+    """
+    found = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*(?:([KMGT])(i?)B?|B)?\s*", text, re.IGNORECASE)
+    try:
+        number = float(found[1]) if found else math.nan
+    except ValueError:
+        number = math.nan
+    if found is None or not math.isfinite(number):
+        raise UsageError(f"{text!r} is no number of bytes, such as 500MB or 2GiB.")
+    base = 1024 if found[3] else 1000
+    return int(number * base ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0))
 
 
 def _check_keep(keep: float) -> None:

@@ -36,7 +36,7 @@ from onnxdpp.graph.projections import Projection, Refusal, find_projections
 from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, sliced_constant, with_biases
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.walking import quoted
-from onnxdpp.observation import Reading, observe, original_weights, readings
+from onnxdpp.observation import Reading, observe, original_weights, readings, side_by_side
 from onnxdpp.options import Options
 from onnxdpp.report import LayerResult
 
@@ -234,7 +234,10 @@ class _Run:
             late = any(other in above[node] and self._fitted[other][0] >= turn for other in self._fitted)
             if not late or any(reading.places is not None for reading in bundle):
                 continue
-            again = [replace(reading, left=self._left(reading)) for reading in bundle]
+            again = [
+                replace(reading, left=self._left(reading), weights=side_by_side(self.base, reading.parts))
+                for reading in bundle
+            ]
             fits = []
             for reading, inputs in zip(again, self._observe(again, bundle[0].parts[0][0].name), strict=True):
                 fit = refit_neurons(inputs.moments, np.arange(len(inputs.neurons)), self.options.refit)
@@ -316,7 +319,8 @@ class _Run:
                 matrix[:, outputs] = weights
                 if bias is not None and intercept is not None:
                     bias[outputs] = intercept
-                bundles.setdefault(projection.node, []).append(reading)
+                # Without their weights, which would pile up in memory.
+                bundles.setdefault(projection.node, []).append(replace(reading, weights=np.empty((0, 0))))
         self._fitted.update({node: (self._turn, bundle) for node, bundle in bundles.items()})
         for projection, matrix, bias in whole.values():
             for use, array in reweighted(self.base, projection, matrix, bias).items():

@@ -120,6 +120,8 @@ class FoundLayer:
         Outputs of the consumers together; or, for edges, of the projection.
     producers, consumers : list of str
         Names of the producers and of the consumers (unit neuron).
+    verdict : dict or None
+        What the two tests found, where they were made.
     """
 
     name: str
@@ -128,6 +130,7 @@ class FoundLayer:
     outputs: int
     producers: list[str] = field(default_factory=list)
     consumers: list[str] = field(default_factory=list)
+    verdict: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

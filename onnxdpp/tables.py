@@ -74,13 +74,23 @@ def inspection_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
     ):
         layers = [layer for layer in found["layers"] if layer["unit"] == unit]
         if layers:
-            table = _table(title, width, outputs)
+            judged = any(layer["verdict"] for layer in layers)
+            shared = any(len(layer["producers"]) > 1 for layer in layers)
+            columns = [width, outputs] + ["producers"] * shared + ["permuted", "cut", "verdict"] * judged
+            table = _table(title, *columns)
             for layer in layers:
-                table.add_row(_safe(layer["name"]), f"{layer['width']:,}", f"{layer['outputs']:,}")
+                row = [f"{layer['width']:,}", f"{layer['outputs']:,}"] + [f"{len(layer['producers'])}"] * shared
+                table.add_row(_safe(layer["name"]), *row, *(_verdict(layer["verdict"]) if judged else ()))
             yield table
         refusals = [(entry["name"], entry["reason"]) for entry in found["refusals"] if entry["unit"] == unit]
         if refusals:
             yield _refusals(f"cannot be pruned (--unit {unit})", refusals)
+
+
+def _verdict(verdict: dict[str, Any] | None) -> tuple[str, str, str]:
+    if verdict is None:
+        return "-", "-", "-"
+    return _number(verdict["permuted"]), _number(verdict["cut"]), "sound" if verdict["passed"] else "FAILED"
 
 
 def reasons(refusals: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:

@@ -53,14 +53,17 @@ def silenced(graph: Graph, drop: Sequence[tuple[Layer, Array]]) -> ModelProto:
     return result
 
 
-def gaps(graph: Graph, old: Sequence[Any], new: Sequence[Any]) -> dict[str, float]:
-    """Output name -> largest difference relative to the largest entry; random outputs left out."""
-    names = [value.name for value in graph.model.graph.output]
-    return {name: gap(a, b) for name, a, b in zip(names, old, new, strict=True) if name not in graph.random_values}
+def gaps(graph: Graph, old: Sequence[Any], new: Sequence[Any], least: float = 1e-30) -> dict[str, float]:
+    """Output name -> `gap`; random outputs left out."""
+    pairs = zip(graph.model.graph.output, old, new, strict=True)
+    return {value.name: gap(a, b, least) for value, a, b in pairs if value.name not in graph.random_values}
 
 
-def gap(old: Any, new: Any) -> float:
-    """Largest difference of two outputs relative to the largest entry; infinite where shapes or kinds differ."""
+def gap(old: Any, new: Any, least: float = 1e-30) -> float:
+    """Largest difference of two outputs relative to the largest entry; infinite where shapes or kinds differ.
+
+    An output of a Sigmoid may be smaller than its rounding: largest entries below `least` count as that.
+    """
     if isinstance(old, list):  # a sequence of maps, as sklearn's classifiers give
         pairs = [(a[key], b[key]) for a, b in zip(old, new, strict=True) for key in a]
         old, new = np.array(pairs, np.float64).T
@@ -70,15 +73,17 @@ def gap(old: Any, new: Any) -> float:
     finite = np.isfinite(old)
     if not np.array_equal(old[~finite], new[~finite], equal_nan=True):
         return np.inf
-    scale = max(np.abs(old[finite]).max(initial=0.0), 1e-30)
+    scale = max(np.abs(old[finite]).max(initial=0.0), least)
     return float(np.abs(old - new)[finite].max(initial=0.0) / scale)
 
 
-def oracle_a(graph: Graph, layer: Layer, feeds: Mapping[str, Array], keep: Array) -> dict[str, float]:
+def oracle_a(
+    graph: Graph, layer: Layer, feeds: Mapping[str, Array], keep: Array, least: float = 1e-30
+) -> dict[str, float]:
     """How far dropping all but `keep` is, in each output, from silencing them."""
     drop = np.setdiff1d(np.arange(layer.n), keep)
     quiet = silenced(graph, [(layer, drop)])
-    return gaps(graph, run(quiet, feeds), run(dropped(graph, layer, keep), feeds))
+    return gaps(graph, run(quiet, feeds), run(dropped(graph, layer, keep), feeds), least)
 
 
 def oracle_b(graph: Graph, layer: Layer, feeds: Mapping[str, Array], order: Array) -> dict[str, float]:

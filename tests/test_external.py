@@ -245,9 +245,14 @@ def test_command_line(pair: Path, tmp_path: Path, capfd: pytest.CaptureFixture[s
     assert answers(out, ROWS).shape == (300, 3)
 
 
-def test_model_in_the_current_folder(pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["model.onnx", "../in/model.onnx", "../link/model.onnx", "../both/../in/model.onnx"])
+def test_model_named_from_the_current_folder(
+    name: str, pair: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "both").mkdir()
     monkeypatch.chdir(pair.parent)
-    result = onnxdpp.prune(pair.name, {"x": ROWS}, keep=0.5, provider="cpu")
+    result = onnxdpp.prune(name, {"x": ROWS}, keep=0.5, provider="cpu", layers="fc1")
     monkeypatch.chdir(tmp_path)
     result.save("out.onnx")
     assert answers(tmp_path / "out.onnx", ROWS).shape == (300, 3)

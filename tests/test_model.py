@@ -292,6 +292,7 @@ def test_load_external_data_not_regular(tmp_path: Path) -> None:
         ({"offset": "-8"}, "says 32 at -8"),
         ({"length": "16"}, "should be 32 bytes; the model says 16"),
         ({"offset": "many"}, "offset or length in 'weights' is no number"),
+        ({"__class__": "x"}, "They have the unknown entry '__class__'"),
     ],
 )
 def test_load_external_data_of_another_extent(tmp_path: Path, entries: dict[str, str], reason: str) -> None:

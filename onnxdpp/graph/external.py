@@ -130,7 +130,7 @@ def tensor_array(tensor: TensorProto, folder: Path | None) -> Array | None:
 
 def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0) -> Array:
     """An array in a file, little-endian: read-only, in memory only while it is touched."""
-    return np.asarray(np.memmap(path, dtype.newbyteorder("<"), "r", offset, shape))
+    return np.asarray(np.memmap(str(path), dtype.newbyteorder("<"), "r", offset, shape))
 
 
 def mapped_from(array: Array) -> Extent | None:

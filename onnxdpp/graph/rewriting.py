@@ -72,6 +72,17 @@ def sliced(graph: Graph, edits: Edits, layer: Layer, keep: NDArray[np.intp]) -> 
     return result
 
 
+def silenced(graph: Graph, layer: Layer, keep: NDArray[np.intp]) -> Edits:
+    """Edits after which the consumers of a layer have zeros for all neurons but `keep`; shapes stay."""
+    result: Edits = {}
+    for _, part in layer.consumers:
+        weights = np.array(current(graph, result, part.use))
+        gone = ~np.isin(part.labels, keep) & (part.labels >= 0)
+        np.moveaxis(weights, part.axis, 0)[gone] = 0
+        result[part.use] = weights
+    return result
+
+
 def _staying(labels: Labels, keep: NDArray[np.intp]) -> NDArray[np.intp]:
     """Which entries are left, in their new order, where each has the label of a neuron."""
     index = np.arange(len(labels))
@@ -159,7 +170,7 @@ def apply(graph: Graph, edits: Mapping[Use | Setting, Array], changed: Collectio
     uses: dict[Use, Array] = {place: array for place, array in edits.items() if isinstance(place, Use)}
     for use, array in sorted(uses.items()):
         name = graph.name_at(use)
-        if name and _same(graph.array(name), array):
+        if name and _same(graph, name, array):
             continue
         if name and graph.folding_node(name) is None and graph.shared_with(use) is None:
             _overwrite(result, nodes, tensors, graph, name, array)
@@ -257,7 +268,12 @@ def _spread(graph: Graph, use: Use, m: int) -> Array:
     return np.broadcast_to(bias, (*bias.shape[:-1], m))
 
 
-def _same(before: Array | None, after: Array) -> bool:
+def _same(graph: Graph, name: str, after: Array) -> bool:
+    """Whether the constant `name` is `after` already, bit by bit."""
+    tensor = graph.tensor(name)
+    if tensor is not None and tuple(tensor.dims) != after.shape:
+        return False
+    before = graph.array(name)
     if before is None or before.shape != after.shape:
         return False
     # Refitted weights differ at once: large ones are rarely copied as a whole for this.
