@@ -188,7 +188,9 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @click.option("--round-to", type=int, default=1, show_default=True, metavar="N", help="Widths become multiples of N.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of draws and of random rows.")
 @click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
-@click.option("--batch-size", type=int, metavar="N", help="Rows in one run.  [default: 256, or the model's]")
+@click.option(
+    "--batch-size", type=int, metavar="N", help="Rows in one run.  [default: the model's, else up to 256 in 8 MiB]"
+)
 @click.option("--mask", metavar="NAME", help="An input whose zeros mark padding, which is not observed.")
 @click.option(
     "--memory",

@@ -224,7 +224,9 @@ class _Run:
         self._write(wanted, fits)
         self.edits = self._scratch.spilled(self.edits)
         count = min(inputs.moments.count for inputs in observed)
-        return replace(result, observations=count, seconds=time.perf_counter() - started), count
+        observed_as = "inputs" if all(reading.places is None for reading in wanted) else "channels"
+        seconds = time.perf_counter() - started
+        return replace(result, observed=observed_as, observations=count, seconds=seconds), count
 
     def refit_behind(self) -> None:
         """Refit once more, in topological order, whatever lies behind something that was refitted no earlier."""
@@ -354,6 +356,7 @@ def _result(
         refit=options.refit,
         loss_before_refit=before,
         loss=after,
+        observed="inputs",
         observations=0,
         seconds=0.0,
     )

@@ -50,6 +50,9 @@ class LayerResult:
         Indices of the neurons that stay, sorted; None for edges.
     loss_before_refit, loss : float or None
         Relative residual at the consumers; None where the original's outputs do not vary.
+    observed : {"inputs", "channels"}
+        What the refit works with: each input of the consumers, or, where their moments would take too much memory,
+        channels as wholes.
     observations : int
         Rows (positions of a convolution) that it was fitted on; of several values, the fewest.
     """
@@ -66,6 +69,7 @@ class LayerResult:
     refit: str
     loss_before_refit: float | None
     loss: float | None
+    observed: str
     observations: int
     seconds: float
 

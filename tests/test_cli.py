@@ -463,7 +463,15 @@ def test_inspect_json(onnxdpp: Run, model: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     found = json.loads(outcome.out)
     jsonschema.validate(found, schema("inspection"))
-    assert found["layers"][0] == {"name": "fc1", "unit": "neuron", "width": 16, "outputs": 12, "producers": ["fc1"], "consumers": ["fc2"]}
+    assert found["layers"][0] == {
+        "name": "fc1",
+        "unit": "neuron",
+        "width": 16,
+        "outputs": 12,
+        "producers": ["fc1"],
+        "consumers": ["fc2"],
+        "verdict": None,
+    }
     assert found["refusals"] == [{"name": "fc3", "unit": "neuron", "reason": "its value 'y' is a graph output"}]
 
 

@@ -231,6 +231,18 @@ def test_keeping_everything_changes_no_weight(pair: Path, tmp_path: Path) -> Non
     }
 
 
+def test_weights_in_constant_nodes_stay_there(pair: Path, tmp_path: Path) -> None:
+    proto = load_model(pair)
+    held = next(tensor for tensor in mlp(**WIDE).graph.initializer if tensor.name == "w2")
+    proto.graph.initializer.remove(next(tensor for tensor in proto.graph.initializer if tensor.name == "w2"))
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["w2"], value=held))
+    pair.write_bytes(proto.SerializeToString())
+    onnxdpp.prune(pair, {"x": ROWS}, keep=0.5, provider="cpu").save(tmp_path / "out.onnx")
+    constant = load_model(tmp_path / "out.onnx").graph.node[0].attribute[0].t
+    assert (constant.data_location, list(constant.dims)) == (TensorProto.DEFAULT, [32, 24])
+    assert answers(tmp_path / "out.onnx", ROWS).shape == (300, 3)
+
+
 def test_command_line(pair: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     np.savez(tmp_path / "calib.npz", x=ROWS)
     (tmp_path / "out").mkdir()
@@ -362,13 +374,16 @@ def test_small_results_are_held_by_the_model(tmp_path: Path) -> None:
 
 def test_model_beyond_what_one_file_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def limited(proto: ModelProto) -> bytes:
-        if proto.ByteSize() > 3000:
+        if proto.ByteSize() > 5000:
             raise EncodeError("Failed to serialize proto")
         return proto.SerializeToString(deterministic=True)
 
+    proto = mlp(**WIDE)
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones(300))))
     monkeypatch.setattr("onnxdpp.graph.model._serialized", limited)
-    info = save_model(mlp(**WIDE), tmp_path / "m.onnx")
+    info = save_model(proto, tmp_path / "m.onnx")
     assert info == file_info(tmp_path / "m.onnx", data_files(load_model(tmp_path / "m.onnx"), tmp_path))
+    assert load_model(tmp_path / "m.onnx").graph.node == proto.graph.node
     places = {tensor.name: tensor.data_location for tensor in load_model(tmp_path / "m.onnx").graph.initializer}
     assert [name for name, place in places.items() if place == TensorProto.EXTERNAL] == ["w1", "w2"]
     held = {tensor.name: numpy_helper.to_array(tensor).tobytes() for tensor in mlp(**WIDE).graph.initializer}
@@ -403,7 +418,7 @@ def test_overwriting_leaves_the_old_data(pair: Path, old: Path) -> None:
     copy = old.with_name("copy.onnx")
     copy.write_bytes(old.read_bytes())
     save_model(load_model(pair), old, folder=pair.parent, force=True)
-    assert weights(copy)["b1"].any() == False  # noqa: E712
+    assert not weights(copy)["b1"].any()
     assert weights(old)["b1"].tobytes() == weights(pair)["b1"].tobytes()
     after = contents(old.parent)
     assert len(after) == 4
@@ -455,31 +470,36 @@ def test_failure_leaves_the_old_pair_and_nothing_else(
         save_model(load_model(pair), old, folder=pair.parent, force=True)
 
 
-def test_crash_before_the_swap_leaves_the_old_pair(
-    pair: Path, old: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+DYING = """
+import os, sys
+from pathlib import Path
+from onnxdpp.graph.model import load_model, save_model
+source, out, suffix = sys.argv[1:]
+replace = Path.replace
+def die(path, target):
+    if target.suffix == suffix:
+        os._exit(9)
+    return replace(path, target)
+Path.replace = die
+save_model(load_model(source), out, folder=Path(source).parent, force=True)
+"""
+
+
+@pytest.mark.parametrize(("suffix", "data_files_left"), [(".data", 1), (".onnx", 2)])
+def test_crash_leaves_the_old_pair_and_the_next_save_sweeps(
+    pair: Path, old: Path, suffix: str, data_files_left: int
 ) -> None:
-    """The data file is there, the process dies: as the exception that nobody can catch, by a fork that exits."""
+    """The process ends, as if the power went, before the data or the model have their name."""
     before = contents(old.parent)
-    replace = Path.replace
-
-    def die(source: Path, target: Path) -> Path:
-        if target == old:
-            os._exit(9)
-        return replace(source, target)
-
-    child = os.fork()
-    if not child:
-        monkeypatch.setattr(Path, "replace", die)
-        save_model(load_model(pair), old, folder=pair.parent, force=True)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    ended = subprocess.run([sys.executable, "-c", DYING, pair, old, suffix], cwd=Path(__file__).parents[1])
+    assert ended.returncode == 9
     after = contents(old.parent)
     assert before.items() <= after.items()
-    assert sum(name.endswith(".data") for name in after) == 2
-    assert load_model(old)
-    save_model(load_model(pair), old, folder=pair.parent, force=True)
+    assert sum(name.endswith(".data") for name in after) == data_files_left
+    assert any(name.startswith(".") for name in after)
+    save_model(load_model(old), old, folder=old.parent, force=True)  # other data than those that were half written
     assert not [name for name in contents(old.parent) if name.startswith(".")]
-    assert weights(old)["b1"].tobytes() == weights(pair)["b1"].tobytes()
+    assert not weights(old)["b1"].any()
 
 
 KILLED = """
@@ -620,6 +640,36 @@ def test_scratch_without_large_arrays_makes_no_folder(temporary: Path) -> None:
 def test_scratch_on_a_full_disk(temporary: Path) -> None:
     with full_disk(), pytest.raises(MachineError, match=r"Cannot write 40000 bytes .*: File too large\. Set TMPDIR"):
         Scratch().spilled({"a": np.arange(5000.0)})
+
+
+def test_scratch_removes_what_killed_processes_left(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    for name in ("onnxdpp-old", "onnxdpp-locked", "onnxdpp-young", "other-old"):
+        (temporary / name).mkdir()
+        (temporary / name / "0").write_bytes(bytes(5000))
+        if name != "onnxdpp-young":
+            os.utime(temporary / name, (0, 0))
+    (temporary / "onnxdpp-file.npz").touch()
+    os.utime(temporary / "onnxdpp-file.npz", (0, 0))
+    (temporary / "onnxdpp-link").symlink_to("other-old")
+    os.utime(temporary / "onnxdpp-link", (0, 0), follow_symlinks=False)
+    descriptor = os.open(temporary / "onnxdpp-locked", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    before = {path.name for path in temporary.iterdir()}
+    scratch = Scratch()
+    scratch.spilled({"a": np.arange(5000.0)})
+    os.close(descriptor)
+    assert before - {path.name for path in temporary.iterdir()} == {"onnxdpp-old"}
+    assert (temporary / "other-old" / "0").exists()
+
+
+def test_scratch_in_use_is_not_swept(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxdpp.graph.scratch._YOUNG", -1)
+    first, second = Scratch(), Scratch()
+    array = first.spilled({"a": np.arange(5000.0)})["a"]
+    second.spilled({"a": np.arange(6000.0)})
+    assert sorted(file.stat().st_size for file in files(temporary)) == [40000, 48000]
+    assert mapped_from(array) is not None
 
 
 def test_temporary_files_go_with_the_result(pair: Path, temporary: Path) -> None:

@@ -77,7 +77,9 @@ def test_both_catch_a_consumer_that_was_forgotten() -> None:
 FEEDS: dict[str, dict[str, Array]] = {
     "snakers4__silero-vad__model_micro.onnx": {"input": normal(2, 4000)},
     "snakers4__silero-vad__silero_vad_16k_op15.onnx": {
-        "input": normal(4, 512), "state": normal(2, 4, 128), "sr": np.array(16000)
+        "input": normal(4, 512),
+        "state": normal(2, 4, 128),
+        "sr": np.array(16000),
     },
 }
 """For models that `random` does not suit: its paddings need more samples than 32."""

@@ -46,6 +46,8 @@ __all__ = [
 ]
 
 DEFAULT_BATCH_SIZE = 256
+# A batch holds no more bytes than this where the user names no size: what is computed of images is large.
+_DEFAULT_BATCH_BYTES = 1 << 23
 # Small batches are cut out of blocks of about this many bytes: one row costs 30 us to read by itself.
 _READ_AHEAD = 1 << 20
 
@@ -247,7 +249,7 @@ def open_batches(
     inputs : sequence of InputSpec
         From `input_specs`.
     batch_size : int, optional
-        Rows of a batch; 256 by default (`DEFAULT_BATCH_SIZE`), or what the model fixes.
+        Rows of a batch; by default what the model fixes, else 256 (`DEFAULT_BATCH_SIZE`), or as many as 8 MiB hold.
     max_rows : int, optional
         Take only row ``i * R // max_rows`` of the R rows, for ``i < max_rows``: files are often sorted by
         class. Of random rows, the first ones.
@@ -273,13 +275,15 @@ def open_batches(
     if any(spec.dtype is None for spec in inputs):
         raise DataError(f"The model has inputs that cannot be fed from arrays of numbers. {expected(inputs)}")
     row_wise, fixed = row_axis(inputs)
-    size = _batch_size(batch_size, inputs, row_wise, fixed)
+    wanted = _batch_size(batch_size, inputs, row_wise, fixed)
     random = isinstance(source, str) and source.startswith("random:")
     if random:
         parts = random_parts(str(source), inputs, row_wise=row_wise, seed=seed, max_rows=max_rows)
         notices: list[str] = []
     else:
         parts, notices = stored_parts(source, inputs, row_wise=row_wise)
+    largest = max((part.row_bytes for part in parts), default=1) if row_wise else 1
+    size = wanted or max(1, min(DEFAULT_BATCH_SIZE, _DEFAULT_BATCH_BYTES // max(1, largest)))
     _check_size(parts, inputs, size, row_wise)
     return Batches(
         parts,
@@ -293,14 +297,15 @@ def open_batches(
     )
 
 
-def _batch_size(wanted: int | None, inputs: Sequence[InputSpec], row_wise: bool, fixed: int | None) -> int:
+def _batch_size(wanted: int | None, inputs: Sequence[InputSpec], row_wise: bool, fixed: int | None) -> int | None:
+    """Rows of a batch as the model or the user fixes them."""
     if not row_wise and wanted is not None:
         raise UsageError(
             f"The batch size is {wanted}, but not all inputs of the model have a row axis. {expected(inputs)}"
         )
     if fixed is not None and wanted not in (None, fixed):
         raise UsageError(f"The batch size is {wanted}, but the model fixes it to {fixed}. {expected(inputs)}")
-    return fixed or wanted or DEFAULT_BATCH_SIZE
+    return fixed or wanted
 
 
 def _check_size(parts: Sequence[Part], inputs: Sequence[InputSpec], size: int, row_wise: bool) -> None:

@@ -136,7 +136,7 @@ def mapped(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int
 def mapped_from(array: Array) -> Extent | None:
     """Where an array that `mapped` gave lies; None for any other array, a part of such a one included."""
     whole = array.base
-    if not (isinstance(whole, np.memmap) and isinstance(whole.base, mmap.mmap) and array.flags.c_contiguous):
+    if not (isinstance(whole, np.memmap) and isinstance(whole.base, mmap.mmap)):
         return None
     if (array.ctypes.data, array.nbytes, array.dtype) != (whole.ctypes.data, whole.nbytes, whole.dtype):
         return None

@@ -99,16 +99,13 @@ def reshape(step: Step) -> None:
 
 
 def _adapts(step: Step, dimension: tuple[str, int] | None, result: Carried) -> None:
-    """Refuse unless this size is that of an axis with the same neurons, so that it changes with them."""
+    """Refuse unless this size is that of an axis of neurons, so that it changes with them; those are the same then."""
     if dimension is not None:
         name, axis = dimension
         other, rank = step.carried_by(name), step.shapes.rank(name)
-        same = other is not None and rank is not None and other.axis + rank == axis
-        if (
-            same
-            and other is not None
-            and np.array_equal(step.atoms.roots(other.labels), step.atoms.roots(result.labels))
-        ):
+        along = other is not None and rank is not None and other.axis + rank == axis
+        if along and other is not None and len(other.labels) == len(result.labels):
+            step.unite(other.labels, result.labels)
             return
     raise Refuse("has the size of its neurons' axis computed")
 

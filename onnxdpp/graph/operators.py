@@ -114,8 +114,20 @@ def attends(_: Step) -> None:
     raise Refuse("is attention; heads and their dimensions are not pruned")
 
 
+def cast_like(step: Step) -> None:
+    """CastLike: of its second input, only the type matters."""
+    carried = step.carried(0)
+    if carried is not None:
+        step.give(carried)
+
+
+def recurs(_: Step) -> None:
+    """Refuses: the gates of a recurrent layer share one weight."""
+    raise Refuse("is recurrent: its gates share one weight")
+
+
 UNARY = """
-    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
+    Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu
     HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink Sigmoid
     Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu
 """.split()
@@ -145,6 +157,8 @@ OPERATORS: dict[str, Entry] = {
     **dict.fromkeys(("DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear"), quantizes),
     "Attention": attends,
     "BatchNormalization": norms.batch,
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), recurs),
+    "CastLike": cast_like,
     "Concat": moves.concat,
     "CumProd": moves.along,
     "CumSum": moves.along,

@@ -60,7 +60,7 @@ def packed(model: ModelProto, folder: Path | None, *, all_large: bool = False) -
     folder : path or None
         Where its external data lie now.
     all_large : bool, default False
-        Whether tensors that it holds itself, but for small ones, go into the data file too.
+        Whether initializers that it holds itself, but for small ones, go into the data file too.
 
     Returns
     -------
@@ -79,8 +79,9 @@ def packed(model: ModelProto, folder: Path | None, *, all_large: bool = False) -
     moved: list[tuple[TensorProto, int, int]] = []
     shared: dict[Extent, int] = {}
     end = 0
-    for (label, old), (_, new) in zip(all_tensors(model), all_tensors(result), strict=True):
-        source = _source(old, label, folder, all_large)
+    movable = len(model.graph.initializer) if all_large else 0  # they come first
+    for number, ((label, old), (_, new)) in enumerate(zip(all_tensors(model), all_tensors(result), strict=True)):
+        source = _source(old, label, folder, number < movable)
         if source is None:
             continue
         size = raw_bytes(old)
@@ -102,13 +103,13 @@ def packed(model: ModelProto, folder: Path | None, *, all_large: bool = False) -
     return result, file
 
 
-def _source(tensor: TensorProto, label: str, folder: Path | None, all_large: bool) -> Extent | TensorProto | None:
+def _source(tensor: TensorProto, label: str, folder: Path | None, movable: bool) -> Extent | TensorProto | None:
     """Where the data file gets a tensor's bytes from; None where the model holds them itself."""
     if is_external(tensor):
         if folder is None:
             raise ModelError(f"{label} lies in external data, and nothing says in which folder. Name it.")
         return extent(tensor, folder)
-    return tensor if all_large and tensor.HasField("raw_data") and raw_bytes(tensor) >= SMALL else None
+    return tensor if movable and tensor.HasField("raw_data") and raw_bytes(tensor) >= SMALL else None
 
 
 def _blocks(pieces: Iterable[Piece]) -> Iterator[bytes]:

@@ -319,6 +319,7 @@ def _overwrite(
         return
     node = nodes[graph.producer[name]]
     entry = node.attribute[0]
+    array = array.copy()  # not in a file: runtimes look for external data of initializers only
     if entry.name == "value":
         _fill(entry.t, array)
     else:

@@ -5,7 +5,7 @@ do not, onnxruntime holds callers to them). A size is an int; a str where it is 
 equal sizes); None where nothing is known.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from onnxdpp.graph.index import ONNX_DOMAINS, Graph, Use, attribute
 from onnxdpp.graph.skeleton import skeleton
 
 Size = int | str | None
+ROUNDS = 16
+"""How often onnx's inference is put on track again."""
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,49 @@ class Shapes:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._known: dict[str, tuple[Size, ...] | None] = {**_inferred(graph)}
-        self._asked: set[str] = set()
+        light = _light(graph)
+        self._read(_inferred(light))
+        # Behind an If, or a Reshape to a computed target, onnx's inference may lose track; what is known all the same
+        # puts it on track again.
+        for _ in range(ROUNDS):
+            added = [value for value in map(self._value_info, light.graph.node) if value is not None]
+            if not added:
+                break
+            light.graph.value_info.extend(added)
+            self._read(_inferred(light))
+
+    def _read(self, inferred: onnx.ModelProto) -> None:
+        self._known: dict[str, tuple[Size, ...]] = {value.name: _sizes(value) for value in _values(inferred)}
+        everything = (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output)
+        self._types = {value.name: value.type.tensor_type.elem_type for value in everything}
+
+    def _value_info(self, node: NodeProto) -> onnx.ValueInfoProto | None:
+        """What is known of the output of `node` that onnx's inference did not see."""
+        if not node.output or node.output[0] in self._known or node.domain not in ONNX_DOMAINS:
+            return None
+        sizes: Sequence[Size] | None = None
+        kind: int = 0
+        if node.op_type in ("Conv", "ConvTranspose", "MatMul"):
+            weight = self._graph.array(node.input[1])
+            if weight is None:
+                return None
+            before = self.rank(node.input[0])
+            if node.op_type != "MatMul":
+                sizes = [None, weight.shape[0] if node.op_type == "Conv" else None, *[None] * (weight.ndim - 2)]
+            elif before is not None and weight.ndim == 2 and before > 1:
+                sizes = [None] * (before - 1) + [weight.shape[1]]
+            kind = onnx.helper.np_dtype_to_tensor_dtype(weight.dtype)
+        elif node.op_type == "Reshape":
+            sizes = self._target(self._graph.producer[node.output[0]])
+            kind = self._types.get(node.input[0], 0)
+        if sizes is None or not kind:
+            return None
+        value: onnx.ValueInfoProto = onnx.helper.make_tensor_value_info(node.output[0], kind, sizes)
+        return value
 
     def shape(self, name: str) -> tuple[Size, ...] | None:
         """Sizes of the value `name`; None where not even their number is known."""
         if name in self._known:
-            return self._known[name]
-        index = self._graph.producer.get(name)
-        if index is not None and self._graph.nodes[index].op_type == "Reshape" and name not in self._asked:
-            self._asked.add(name)
-            self._known[name] = self._target(index)
             return self._known[name]
         array = self._graph.array(name)
         return None if array is None else array.shape
@@ -167,7 +201,8 @@ def _picked(source: Sequence[Entry], where: Sequence[int]) -> list[Entry] | None
     return [source[place] for place in where] if all(-len(source) <= p < len(source) for p in where) else None
 
 
-def _inferred(graph: Graph) -> dict[str, tuple[Size, ...]]:
+def _light(graph: Graph) -> onnx.ModelProto:
+    """A copy without large weights and without what the file says of shapes."""
     light = skeleton(graph.model, sorted_nodes(graph.model.graph))
     del light.graph.value_info[:]
     for value in light.graph.output:
@@ -176,28 +211,22 @@ def _inferred(graph: Graph) -> dict[str, tuple[Size, ...]]:
     # What a caller may override is no constant, whatever its default.
     for tensor in [tensor for tensor in light.graph.initializer if tensor.name in graph.overridable]:
         light.graph.initializer.remove(tensor)
-    known = _read(light)
-    # Behind an If, say, nothing may be known; a convolution has the rank of its weight all the same.
-    for node in light.graph.node:
-        weight = graph.array(node.input[1]) if node.op_type in ("Conv", "ConvTranspose") else None
-        if weight is not None and node.output[0] not in known:
-            kind = onnx.helper.np_dtype_to_tensor_dtype(weight.dtype)
-            channels = [weight.shape[0]] if node.op_type == "Conv" else [None]
-            sizes = [None, *channels, *[None] * (weight.ndim - 2)]
-            light.graph.value_info.append(onnx.helper.make_tensor_value_info(node.output[0], kind, sizes))
-    return _read(light) if light.graph.value_info else known
+    return light
 
 
-def _read(light: onnx.ModelProto) -> dict[str, tuple[Size, ...]]:
+def _inferred(light: onnx.ModelProto) -> onnx.ModelProto:
     try:
-        inferred = onnx.shape_inference.infer_shapes(light, data_prop=True)
+        return onnx.shape_inference.infer_shapes(light, data_prop=True)
     except Exception:  # whatever stops the inference, what it would have said is merely not known
-        inferred = light
-    known: dict[str, tuple[Size, ...]] = {}
-    for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
-        kind = value.type.tensor_type
-        if value.type.HasField("tensor_type") and kind.HasField("shape"):
-            known[value.name] = tuple(
-                size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in kind.shape.dim
-            )
-    return known
+        return light
+
+
+def _values(model: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
+    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
+        if value.type.HasField("tensor_type") and value.type.tensor_type.HasField("shape"):
+            yield value
+
+
+def _sizes(value: onnx.ValueInfoProto) -> tuple[Size, ...]:
+    sizes = value.type.tensor_type.shape.dim
+    return tuple(size.dim_value if size.HasField("dim_value") else size.dim_param or None for size in sizes)
