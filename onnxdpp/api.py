@@ -22,7 +22,7 @@ from onnxdpp.graph.external import data_files, has_external_data
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import find_layers
 from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info, save_model
-from onnxdpp.graph.projections import find_projections
+from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern
@@ -220,6 +220,7 @@ def inspect(
     graph = Graph(in_order(proto), folder)
     layers, no_neurons = find_layers(graph)
     projections, no_edges = find_projections(graph)
+    operators = {name: graph.nodes[index].op_type for index, name in weighted_nodes(graph).items()}
     verdicts: dict[str, Verdict] = {}
     if verify and layers:
         where, _ = choose_provider(provider)
@@ -227,13 +228,13 @@ def inspect(
         verdicts = {part.name: part for part in check_layers(graph, layers, batch, where, seed, progress)}
     found = [
         FoundLayer(
-            layer.name, "neuron", layer.n, sum(part.m for part, _ in layer.consumers),
+            layer.name, operators[layer.name], "neuron", layer.n, sum(part.m for part, _ in layer.consumers),
             list(layer.members), [part.name for part, _ in layer.consumers],
             asdict(verdicts[layer.name]) if layer.name in verdicts else None,
         )
         for layer in layers
     ]  # fmt: skip
-    found += [FoundLayer(part.name, "edge", part.n, part.m) for part in projections]
+    found += [FoundLayer(part.name, operators[part.name], "edge", part.n, part.m) for part in projections]
     refusals = [(refusal.name, "neuron", refusal.reason) for refusal in no_neurons]
     refusals += [(refusal.name, "edge", refusal.reason) for refusal in no_edges]
     return Inspection(

@@ -117,6 +117,8 @@ class FoundLayer:
 
     Attributes
     ----------
+    operator : str
+        Of the (first) producer; for edges, of the projection.
     unit : {"neuron", "edge"}
     width : int
         Neurons; or, for edges, inputs of the projection.
@@ -129,6 +131,7 @@ class FoundLayer:
     """
 
     name: str
+    operator: str
     unit: str
     width: int
     outputs: int

@@ -494,7 +494,9 @@ def test_different_numbers_of_rows_are_refused() -> None:
 
 def test_batch_beyond_the_limit_is_refused() -> None:
     spec = InputSpec("x", F32, ("batch", 100_000_000))
-    assert refusal(DataError, "random:100", spec, batch_size=100).endswith("would take 37.3 GiB, more than 4. Lower the batch size.")
+    assert refusal(DataError, "random:100", spec, batch_size=100).endswith(
+        "would take 37.3 GiB, more than 4. Lower the batch size."
+    )
 
 
 # Dtypes

@@ -465,6 +465,7 @@ def test_inspect_json(onnxdpp: Run, model: Path) -> None:
     jsonschema.validate(found, schema("inspection"))
     assert found["layers"][0] == {
         "name": "fc1",
+        "operator": "Gemm",
         "unit": "neuron",
         "width": 16,
         "outputs": 12,

@@ -379,7 +379,7 @@ def test_model_beyond_what_one_file_holds(tmp_path: Path, monkeypatch: pytest.Mo
         return proto.SerializeToString(deterministic=True)
 
     proto = mlp(**WIDE)
-    proto.graph.node.insert(0, helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones(300))))
+    proto.graph.node.insert(0, helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.ones(300))))
     monkeypatch.setattr("onnxdpp.graph.model._serialized", limited)
     info = save_model(proto, tmp_path / "m.onnx")
     assert info == file_info(tmp_path / "m.onnx", data_files(load_model(tmp_path / "m.onnx"), tmp_path))

@@ -139,9 +139,7 @@ def test_edges_of_a_patch_are_zeros() -> None:
     np.testing.assert_array_equal(rows, [[0, 0, 1], [0, 1, 1], [1, 1, 1], [1, 1, 0]])
 
 
-@pytest.mark.parametrize(
-    "attributes", [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"output_shape": [1, 1, 9]}]
-)
+@pytest.mark.parametrize("attributes", [{"auto_pad": "SAME_UPPER"}, {"auto_pad": "SAME_LOWER"}, {"output_shape": [9]}])
 def test_transposed_convolution_to_a_given_shape_is_refused(attributes: dict[str, object]) -> None:
     proto = convolution("ConvTranspose", normal(1, 2, 4), normal(2, 3, 2).astype(np.float64), **attributes)
     assert find_projections(graph_of(proto))[1][0].reason == "its pads are computed from an output shape"

@@ -15,12 +15,8 @@ from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Repor
 from onnxdpp.tables import inspection_tables, prune_tables, reasons
 
 SIZE = ModelSize("0" * 64, 1234567, 308, 300, 1000)
-LAYER = LayerResult(
-    "fc1", ["fc1"], "neuron", 3, 2, [0, 2], "dpp", "rbf", 1.5, "affine", 0.5, 0.25, "inputs", 99, 0.1
-)
-EDGES = LayerResult(
-    "fc1", ["fc1"], "edge", 3, 2, None, "importance", None, None, "none", None, None, "inputs", 99, 0.1
-)
+LAYER = LayerResult("fc1", ["fc1"], "neuron", 3, 2, [0, 2], "dpp", "rbf", 1.5, "affine", 0.5, 0.25, "inputs", 99, 0.1)
+EDGES = LayerResult("fc1", ["fc1"], "edge", 3, 2, None, "importance", None, None, "none", None, None, "inputs", 99, 0.1)
 REPORT = Report(
     before=SIZE,
     after=ModelSize("f" * 64, 1000, 154, 154, None),
@@ -40,7 +36,7 @@ FOUND = Inspection(
     model=ModelSize("0" * 64, 10, 1, 1, None),
     opset=17,
     producer="a tool",
-    layers=[FoundLayer("fc1", "neuron", 3, 2, ["fc1"], ["fc2"]), FoundLayer("fc1", "edge", 8, 3)],
+    layers=[FoundLayer("fc1", "Gemm", "neuron", 3, 2, ["fc1"], ["fc2"]), FoundLayer("fc1", "Gemm", "edge", 8, 3)],
     refusals=[("fc2", "neuron", "because")],
     versions={},
 ).as_dict()

@@ -14,6 +14,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxdpp.errors import ModelError
 from onnxdpp.graph.attributes import Array
+from onnxdpp.graph.checking import check_numbers
 from onnxdpp.graph.walking import SUB_BYTE, all_tensors, is_external, quoted, raw_bytes
 
 KEYS = frozenset(["location", "offset", "length", "checksum"])
@@ -58,15 +59,28 @@ def extent(tensor: TensorProto, folder: Path) -> Extent:
     return Extent(folder / location, offset, length)
 
 
-def check_extent(tensor: TensorProto, folder: Path) -> None:
-    """Refuse an external tensor whose bytes do not lie, all of them, in a regular file inside of `folder`.
+def check_external_data(model: ModelProto, folder: Path) -> None:
+    """Refuse external data that do not lie, all of them, in regular files inside of `folder`, and those that hold NaN.
 
     Raises
     ------
     ModelError
-    OSError
-        Of the operating system.
+        It names the tensor.
     """
+    for label, tensor in all_tensors(model):
+        if not is_external(tensor):
+            continue
+        try:
+            _check_extent(tensor, folder)
+            array = tensor_array(tensor, folder)
+        except (ModelError, OSError) as error:
+            reason = str(error) if isinstance(error, ModelError) else f"{error.strerror}."
+            raise ModelError(f"{label} has external data. {reason}") from error
+        if array is not None and array.dtype.kind == "f":
+            check_numbers(array, label)
+
+
+def _check_extent(tensor: TensorProto, folder: Path) -> None:
     unknown = sorted({entry.key for entry in tensor.external_data} - KEYS)
     if unknown:
         raise ModelError(f"They have the unknown entry {quoted(unknown[0])}.")
@@ -95,7 +109,7 @@ def tensor_array(tensor: TensorProto, folder: Path | None) -> Array | None:
     Parameters
     ----------
     tensor : TensorProto
-        If external, as `check_extent` wants it.
+        If external, as `check_external_data` wants it.
     folder : path or None
         The model's folder.
 

@@ -30,13 +30,17 @@ def elementwise(step: Step, operands: int | None = 1) -> None:
     if any(slot not in slots for slot in step.carrying()):
         raise Refuse("takes its neurons as a parameter")
     carriers = [carried for slot in slots if (carried := step.carried(slot)) is not None]
-    axis, labels = carriers[0].axis, carriers[0].labels
-    for other in carriers[1:]:
+    widest = max(carriers, key=lambda carried: len(carried.labels))
+    axis, labels = widest.axis, widest.labels
+    for other in carriers:
         if other.axis != axis:
             raise Refuse("joins neurons that lie along different axes")
-        if len(other.labels) != len(labels):
+        if len(other.labels) == len(labels):
+            step.unite(labels, other.labels)
+        elif len(other.labels) == 1:
+            step.pin(other.labels, f"spreads it over {len(labels)} others")
+        else:
             raise Refuse(f"broadcasts {len(labels)} neurons against {len(other.labels)} entries")
-        step.unite(labels, other.labels)
     for slot in slots:
         if step.name(slot) and step.carried(slot) is None:
             _beside(step, slot, axis, labels)

@@ -1,0 +1,246 @@
+"""Pruning what is no chain of dense layers: convolutions, couplings, padding, memory; from calibration to the refit."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from models import Array, graph_of, model, node, normal, run
+from onnx import ModelProto
+
+import onnxdpp
+from onnxdpp.errors import UsageError
+from onnxdpp.graph.layers import find_layers
+from onnxdpp.graph.operators import OPERATORS
+
+
+def convolutions(**options: Any) -> ModelProto:
+    """Two convolutions, pooling, flattening, two dense layers. Layers: c1 (8), c2 (6), fc1 (7)."""
+    return model(
+        """g (float[N, 3, 8, 8] x) => (float[N, 4] y) {
+            [c1] a = Conv <pads = [1, 1, 1, 1]> (x, W1, b1)
+            h = Relu(a)
+            [c2] b = Conv <strides = [2, 2]> (h, W2)
+            k = Tanh(b)
+            f = Flatten(k)
+            [fc1] c = Gemm(f, W3, b3)
+            l = Relu(c)
+            [fc2] y = MatMul(l, W4)
+        }""",
+        **{"W1": (8, 3, 3, 3), "b1": (8,), "W2": (6, 8, 3, 3), "W3": (54, 7), "b3": (7,), "W4": (7, 4), **options},
+    )
+
+
+def residual(**options: Any) -> ModelProto:
+    """A stem, two residual blocks, a head. Layers: stem (8, with out1 and out2), in1 (6), in2 (6)."""
+    return model(
+        """g (float[N, 5] x) => (float[N, 3] y) {
+            [stem] s = Gemm(x, W0, b0)
+            [in1] a = MatMul(s, W1)  h = Relu(a)  [out1] b = MatMul(h, W2)  t = Add(s, b)
+            [in2] c = MatMul(t, W3)  k = Relu(c)  [out2] d = MatMul(k, W4)  u = Add(t, d)
+            [head] y = Gemm(u, W5)
+        }""",
+        **{"W0": (5, 8), "b0": (8,), "W1": (8, 6), "W2": (6, 8), "W3": (8, 6), "W4": (6, 8), "W5": (8, 3), **options},
+    )
+
+
+def correlated(*shape: int, seed: int = 3) -> Array:
+    """Rows with fewer directions than entries, so that dropped neurons can be told from kept ones."""
+    size = int(np.prod(shape[1:]))
+    return (normal(shape[0], max(2, size // 8), seed=seed) @ normal(max(2, size // 8), size, seed=4)).reshape(shape)
+
+
+def test_layers_are_those_of_the_docstrings() -> None:
+    found = {layer.name: layer for layer in find_layers(graph_of(convolutions()))[0]}
+    assert {name: layer.n for name, layer in found.items()} == {"c1": 8, "c2": 6, "fc1": 7}
+    coupled = {layer.name: layer.members for layer in find_layers(graph_of(residual()))[0]}
+    assert coupled == {"stem": ("stem", "out1", "out2"), "in1": ("in1",), "in2": ("in2",)}
+
+
+@pytest.mark.parametrize("unit", ["neuron", "edge"])
+def test_keeping_all_without_refit_keeps_every_bit(unit: str) -> None:
+    for proto, x in ((convolutions(), normal(64, 3, 8, 8)), (residual(), normal(64, 5))):
+        result = onnxdpp.prune(proto, {"x": x}, keep=1.0, unit=unit, refit="none", provider="cpu")
+        np.testing.assert_array_equal(run(result.model, {"x": x})[0], run(proto, {"x": x})[0])
+
+
+@pytest.mark.parametrize("unit", ["neuron", "edge"])
+def test_keeping_all_with_the_refit_changes_nothing_but_rounding(unit: str) -> None:
+    for proto, x in ((convolutions(), normal(300, 3, 8, 8)), (residual(), normal(300, 5))):
+        result = onnxdpp.prune(proto, {"x": x}, keep=1.0, unit=unit, provider="cpu")
+        old, new = run(proto, {"x": x})[0], run(result.model, {"x": x})[0]
+        np.testing.assert_allclose(new, old, rtol=0, atol=1e-4 * np.abs(old).max())
+
+
+def test_refit_of_a_convolution_is_least_squares_on_its_patches() -> None:
+    """By hand: all patches of the kept channels and a column of ones, against what the original gave."""
+    proto, x = convolutions(), correlated(40, 3, 8, 8)
+    result = onnxdpp.prune(proto, {"x": x}, keep=0.5, layers="c1", provider="cpu")
+    (entry,) = result.report["layers"]
+    assert entry["observations"] == 40 * 9  # all positions: fewer than 32 for each of 72 inputs
+    keep = entry["keep"]
+    weights = {tensor.name: np.frombuffer(tensor.raw_data, np.float32) for tensor in proto.graph.initializer}
+    for name in ("h", "b"):
+        proto.graph.output.append(type(proto.graph.output[0])(name=name))
+        proto.graph.output[-1].type.tensor_type.elem_type = 1
+    _, hidden, wanted = run(proto, {"x": x})
+    windows = np.lib.stride_tricks.sliding_window_view(hidden[:, keep], (3, 3), axis=(2, 3))[:, :, ::2, ::2]
+    patches = windows.transpose(0, 2, 3, 1, 4, 5).reshape(360, -1).astype(np.float64)
+    target = wanted.transpose(0, 2, 3, 1).reshape(360, -1)
+    solution, *_ = np.linalg.lstsq(np.hstack([patches, np.ones((360, 1))]), target, rcond=None)
+    best = np.hstack([patches, np.ones((360, 1))]) @ solution
+    new = {tensor.name: tensor for tensor in result.model.graph.initializer}
+    kernel = np.frombuffer(new["W2"].raw_data, np.float32).reshape(6, -1)
+    bias = np.frombuffer(new[node(result.model, "c2").input[2]].raw_data, np.float32)
+    mine = patches @ kernel.T + bias
+    assert np.sum((mine - target) ** 2) <= 1.001 * np.sum((best - target) ** 2) + 1e-6
+    assert weights["W2"].size == 2 * kernel.size
+
+
+def test_affine_refit_of_a_structure_beats_none() -> None:
+    for proto, x in ((convolutions(), correlated(400, 3, 8, 8)), (residual(), correlated(400, 5))):
+        errors = {}
+        for refit in ("affine", "linear", "none"):
+            result = onnxdpp.prune(proto, {"x": x}, keep=0.5, refit=refit, provider="cpu")
+            errors[refit] = result.report["discrepancy"]["y"]["relative_l2"]
+        assert errors["affine"] <= errors["linear"] * 1.01 < errors["none"]
+
+
+def test_consumers_behind_a_later_change_are_refitted_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head reads the residual stream, which is pruned first, before the blocks that write to it."""
+    from onnxdpp.pruning import _Run
+
+    proto, x = residual(), normal(500, 5)
+    with_it = onnxdpp.prune(proto, {"x": x}, keep=0.5, provider="cpu").report["discrepancy"]["y"]["relative_l2"]
+    monkeypatch.setattr(_Run, "refit_behind", lambda run: None)
+    without = onnxdpp.prune(proto, {"x": x}, keep=0.5, provider="cpu").report["discrepancy"]["y"]["relative_l2"]
+    assert with_it < without
+
+
+def test_edges_of_a_convolution() -> None:
+    proto, x = convolutions(), correlated(300, 3, 8, 8)
+    result = onnxdpp.prune(proto, {"x": x}, keep=0.25, unit="edge", layers="c2", provider="cpu")
+    assert result.report["layers"][0]["kept"] == 18
+    kernel = next(tensor for tensor in result.model.graph.initializer if tensor.name == "W2")
+    zeros = np.frombuffer(kernel.raw_data, np.float32).reshape(6, -1)
+    assert (np.count_nonzero(zeros, axis=1) == 18).all()
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_grouped_and_transposed_convolutions_are_refitted(operator: str, group: int) -> None:
+    shape = (8, 6 // group, 3) if operator == "ConvTranspose" else (6, 8 // group, 3)
+    proto = model(
+        f"""g (float[N, 4, 9] x) => (float[N, 6, L] y) {{
+            [c1] a = Conv <pads = [1, 1]> (x, W1, b1)   h = Relu(a)
+            [c2] y = {operator} <group = {group}, strides = [2]> (h, W2)
+        }}""",
+        W1=(8, 4, 3), b1=(8,), W2=shape,
+    )  # fmt: skip
+    x = correlated(300, 4, 9)
+    errors = {}
+    for refit in ("affine", "none"):
+        result = onnxdpp.prune(proto, {"x": x}, keep=0.5, refit=refit, provider="cpu")
+        assert [(entry["width"], entry["kept"]) for entry in result.report["layers"]] == [(8 // group, 4 // group)]
+        errors[refit] = result.report["discrepancy"]["y"]["relative_l2"]
+    assert errors["affine"] < errors["none"]
+
+
+def test_positions_of_large_maps_are_sampled() -> None:
+    proto, x = convolutions(), normal(600, 3, 8, 8)
+    entries = {
+        entry["name"]: entry for entry in onnxdpp.prune(proto, {"x": x}, keep=0.5, provider="cpu").report["layers"]
+    }
+    assert entries["c1"]["observations"] == 4 * 600  # ceil(32 x 72 / 600) of 9 positions of each row
+    assert entries["fc1"]["observations"] == 600
+
+
+def test_structures_do_not_depend_on_the_batch_size() -> None:
+    proto, x = convolutions(), normal(600, 3, 8, 8)
+    reports = [onnxdpp.prune(proto, {"x": x}, keep=0.5, batch_size=size, provider="cpu").report for size in (7, 64)]
+    for old, new in zip(reports[0]["layers"], reports[1]["layers"], strict=True):
+        assert (old["keep"], old["observations"]) == (new["keep"], new["observations"])
+        assert old["loss"] == pytest.approx(new["loss"], rel=1e-6)
+
+
+def test_little_memory_means_channels() -> None:
+    proto, x = convolutions(), correlated(500, 3, 8, 8)
+    errors = {}
+    for memory, observed in ((2**31, "inputs"), (8 * 30**2, "channels")):
+        result = onnxdpp.prune(proto, {"x": x}, keep=0.5, memory=memory, layers=["c1", "c2"], provider="cpu")
+        assert [entry["observed"] for entry in result.report["layers"]] == [observed] * 2
+        errors[observed] = result.report["discrepancy"]["y"]["relative_l2"]
+    bare = onnxdpp.prune(proto, {"x": x}, keep=0.5, refit="none", layers=["c1", "c2"], provider="cpu")
+    assert errors["inputs"] <= errors["channels"] < bare.report["discrepancy"]["y"]["relative_l2"]
+
+
+def test_edges_beyond_the_memory_are_refused() -> None:
+    with pytest.raises(onnxdpp.NothingToPrune) as caught:
+        onnxdpp.prune(convolutions(), "random:9", keep=0.5, unit="edge", layers="c2", memory=8 * 71**2, provider="cpu")
+    assert ("c2", "the moments of its 72 inputs would take 41472 bytes, more than memory allows") in [
+        tuple(entry) for entry in caught.value.refusals
+    ]
+
+
+def test_every_section_keeps_a_neuron() -> None:
+    """Two producers side by side: one writes next to nothing, and still may not vanish."""
+    proto = model(
+        """g (float[N, 5] x) => (float[N, 3] y) {
+            [one] a = MatMul(x, A)  [two] b = MatMul(x, B)  c = Concat <axis = -1> (a, b)  h = Relu(c)
+            [out] y = MatMul(h, C)
+        }""",
+        A=(5, 6), B=normal(5, 4) * np.float32(1e-6), C=(10, 3),
+    )  # fmt: skip
+    for method in ("dpp", "importance", "random"):
+        (entry,) = onnxdpp.prune(proto, {"x": normal(99, 5)}, keep=0.2, method=method, provider="cpu").report["layers"]
+        assert entry["members"] == ["one", "two"]
+        assert len(entry["keep"]) == 2
+        assert sum(neuron < 6 for neuron in entry["keep"]) == 1
+
+
+def transformer() -> ModelProto:
+    """The feed-forward part of a block, upon tokens. Layers: fc1 (8)."""
+    return model(
+        """g (float[N, T, 4] x, int64[N, T] mask) => (float[N, T, 4] y, int64[N, T] m) {
+            m = Identity(mask)  [fc1] a = MatMul(x, W1)  h = Relu(a)  [fc2] b = MatMul(h, W2)  y = Add(x, b)
+        }""",
+        W1=(4, 8), W2=(8, 4),
+    )  # fmt: skip
+
+
+def test_masked_positions_are_not_observed() -> None:
+    """What stands in the padding, however wild, changes nothing."""
+    x, mask = normal(50, 6, 4), (np.arange(6) < np.arange(50)[:, None] % 6 + 1).astype(np.int64)
+    wild = np.where(mask[..., None] == 0, np.float32(1e3) * normal(50, 6, 4, seed=9), x)
+    options: dict[str, Any] = {"keep": 0.5, "mask": "mask", "provider": "cpu"}
+    plain = onnxdpp.prune(transformer(), {"x": x, "mask": mask}, **options)
+    masked = onnxdpp.prune(transformer(), {"x": wild, "mask": mask}, **options)
+    assert plain.report["layers"][0]["observations"] == int(mask.sum())
+    assert masked.model == plain.model
+
+
+def test_mask_that_is_no_input_is_refused() -> None:
+    data = {"x": normal(9, 6, 4), "mask": np.ones((9, 6), np.int64)}
+    with pytest.raises(UsageError, match=r"The mask 'masque' is no input of the model. Its inputs: 'x', 'mask'"):
+        onnxdpp.prune(transformer(), data, keep=0.5, mask="masque", provider="cpu")
+
+
+def test_verify_says_that_sound_layers_are_sound() -> None:
+    for proto in (convolutions(), residual(), transformer()):
+        layers = [
+            part for part in onnxdpp.inspect(proto, verify=True, provider="cpu")["layers"] if part["unit"] == "neuron"
+        ]
+        assert layers
+        assert all(layer["verdict"]["passed"] and layer["verdict"]["permuted"] < 1e-4 for layer in layers)
+
+
+@pytest.mark.parametrize(("operator", "arguments"), [("Softmax", "a"), ("CumSum", "a, axis")])
+def test_verify_finds_a_planted_fault(operator: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPERATORS, operator, lambda step: OPERATORS["Relu"](step))
+    proto = model(
+        f"g (float[N, 4] x) => (float[N, 3] y) {{ [f] a = MatMul(x, A)  h = {operator}({arguments})  y = MatMul(h, B) }}",
+        A=(4, 6), B=(6, 3), axis=np.array(1),
+    )  # fmt: skip
+    (layer,) = (
+        part for part in onnxdpp.inspect(proto, verify=True, provider="cpu")["layers"] if part["unit"] == "neuron"
+    )
+    assert not layer["verdict"]["passed"]
