@@ -198,7 +198,7 @@ class Step:
 
     def follow(self, slot: int, axis: int, labels: Labels) -> None:
         """Let the constant at `slot` be sliced along with the neurons."""
-        self._found.followers.append(Slicing(self.use(slot), axis, labels))
+        self._found.followers.append(Slicing(self.graph.source(self.use(slot)), axis, labels))
 
     def count(self, place: Use | Setting, position: int, whole: Sequence[int], labels: Labels) -> None:
         """Let a number count `labels`."""

@@ -198,7 +198,7 @@ class _Walk:
         stored = atoms if part.output_axis == 1 and part.patch is not None else labels
         self.producers[part.node] = [Slicing(part.weight, part.output_axis, stored)]
         if bias is not None:
-            self.producers[part.node].append(Slicing(step.use(2), bias, labels))
+            self.producers[part.node].append(Slicing(step.graph.source(step.use(2)), bias, labels))
         self.begun[part.node] = atoms
         step.give(Carried(part.axis, labels))
 

@@ -123,8 +123,10 @@ def _reshaped(step: Step, after: Sequence[object]) -> Carried:
 
 
 def shape(step: Step) -> None:
-    """Shape: what it gives holds the number of neurons; see `sizes`."""
-    step.give_sizes(step.only().labels)
+    """Shape: what it gives may hold the number of neurons; see `sizes`."""
+    carried, rank = step.only(), step.rank()
+    if step.front(carried) in range(rank)[step.whole("start", 0) : step.whole("end", rank)]:
+        step.give_sizes(carried.labels)
 
 
 def concat(step: Step) -> None:

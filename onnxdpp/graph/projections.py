@@ -259,7 +259,7 @@ def _own_bias(graph: Graph, index: int, m: int) -> Bias | None:
     usable = SMALLEST_BETA <= abs(beta) <= 1 / SMALLEST_BETA
     if not usable or constant is None or not _holds_intercept(constant, m or constant.size):
         return None
-    return Bias(use, beta)
+    return Bias(graph.source(use), beta)
 
 
 def _added_bias(graph: Graph, index: int, m: int) -> Bias | None:
@@ -276,7 +276,7 @@ def _added_bias(graph: Graph, index: int, m: int) -> Bias | None:
     if constant is None or not _holds_intercept(constant, m):
         return None
     # (x W) - c and c - (x W) alike: what is added to x W is taken from c.
-    return Bias(use, 1.0 if reader.op_type == "Add" else -1.0)
+    return Bias(graph.source(use), 1.0 if reader.op_type == "Add" else -1.0)
 
 
 def _holds_intercept(constant: Array, m: int) -> bool:
