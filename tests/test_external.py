@@ -642,36 +642,6 @@ def test_scratch_on_a_full_disk(temporary: Path) -> None:
         Scratch().spilled({"a": np.arange(5000.0)})
 
 
-def test_scratch_removes_what_killed_processes_left(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fcntl = pytest.importorskip("fcntl")
-    for name in ("onnxdpp-old", "onnxdpp-locked", "onnxdpp-young", "other-old"):
-        (temporary / name).mkdir()
-        (temporary / name / "0").write_bytes(bytes(5000))
-        if name != "onnxdpp-young":
-            os.utime(temporary / name, (0, 0))
-    (temporary / "onnxdpp-file.npz").touch()
-    os.utime(temporary / "onnxdpp-file.npz", (0, 0))
-    (temporary / "onnxdpp-link").symlink_to("other-old")
-    os.utime(temporary / "onnxdpp-link", (0, 0), follow_symlinks=False)
-    descriptor = os.open(temporary / "onnxdpp-locked", os.O_RDONLY)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    before = {path.name for path in temporary.iterdir()}
-    scratch = Scratch()
-    scratch.spilled({"a": np.arange(5000.0)})
-    os.close(descriptor)
-    assert before - {path.name for path in temporary.iterdir()} == {"onnxdpp-old"}
-    assert (temporary / "other-old" / "0").exists()
-
-
-def test_scratch_in_use_is_not_swept(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onnxdpp.graph.scratch._YOUNG", -1)
-    first, second = Scratch(), Scratch()
-    array = first.spilled({"a": np.arange(5000.0)})["a"]
-    second.spilled({"a": np.arange(6000.0)})
-    assert sorted(file.stat().st_size for file in files(temporary)) == [40000, 48000]
-    assert mapped_from(array) is not None
-
-
 def test_temporary_files_go_with_the_result(pair: Path, temporary: Path) -> None:
     result = onnxdpp.prune(pair, {"x": ROWS}, keep=0.5, provider="cpu")
     assert files(temporary)

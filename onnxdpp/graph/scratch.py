@@ -1,16 +1,12 @@
 """Arrays of one run in temporary files: what is pruned of a large model shall not pile up in memory.
 
 The files lie in a folder of their own, ``onnxdpp-*``, where temporary files belong (``TMPDIR``). It goes with the
-`Scratch`, at the latest at the end of the process. It is locked (flock) while it is in use; what a killed process left
-there, and so is not locked, the next one that needs such a folder removes.
+`Scratch`, at the latest at the end of the process. What a killed process leaves there is the system's to clean: nothing
+but the folder that was made here is ever removed.
 """
 
-import contextlib
-import os
 import shutil
-import sys
 import tempfile
-import time
 import weakref
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,14 +19,8 @@ from onnxdpp.graph.attributes import Array
 from onnxdpp.graph.external import mapped, mapped_from
 from onnxdpp.graph.walking import quoted
 
-if sys.platform != "win32":
-    import fcntl
-
 SMALL = 1024
 """Bytes below which an array is held in memory, and a tensor by the model itself."""
-
-_PREFIX = "onnxdpp-"
-_YOUNG = 60  # seconds in which the lock may not have been taken yet
 
 Key = TypeVar("Key")
 
@@ -76,9 +66,8 @@ class Scratch:
             return array
         try:
             if self._folder is None:
-                _sweep()
-                self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
-                weakref.finalize(self, _remove, self._folder, _locked(self._folder))
+                self._folder = Path(tempfile.mkdtemp(prefix="onnxdpp-")).resolve()
+                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
             path = self._folder / str(self._count)
             self._count += 1
             self._files.add(path)
@@ -91,33 +80,3 @@ class Scratch:
                 f"Cannot write {array.nbytes} bytes of pruned weights into {where}: {error.strerror or error}. "
                 "Set TMPDIR to a folder with more room."
             ) from error
-
-
-def _locked(folder: Path) -> int | None:
-    """Lock a folder as long as the descriptor that comes back is open; None where somebody else has, or nobody can."""
-    if sys.platform == "win32":
-        return None
-    descriptor = os.open(folder, os.O_RDONLY | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove(folder: Path, descriptor: int | None) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    if descriptor is not None:
-        os.close(descriptor)
-
-
-def _sweep() -> None:
-    """Remove folders of this user whose process is gone."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            state = folder.stat(follow_symlinks=False)
-            if sys.platform == "win32" or state.st_uid != os.geteuid() or time.time() - state.st_mtime < _YOUNG:
-                continue
-            if folder.is_dir() and (descriptor := _locked(folder)) is not None:
-                _remove(folder, descriptor)
