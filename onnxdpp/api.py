@@ -90,6 +90,7 @@ def prune(
     max_rows: int | None = None,
     mask: str | None = None,
     memory: int = MEMORY,
+    swaps: int = 0,
     progress: Progress = lambda text, fraction: None,
 ) -> PruneResult:
     """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
@@ -108,9 +109,12 @@ def prune(
         cores want it; ``"N:M"`` any other.
     unit : {"neuron", "edge"}
         Neurons: shapes shrink. Edges: weights become zero.
-    method : {"dpp", "dpp-sample", "importance", "random"}
-        The DPP's mode; an exact draw from it; the largest weights; uniformly.
-    kernel : {"rbf", "linear"}
+    method : {"dpp", "dpp-sample", "obs", "omp", "wanda", "fluctuation", "importance", "random"}
+        The DPP's mode; an exact draw from it; least error of the refit, backward or forward; weight times root mean
+        square; squared weight times variance; the largest weights; uniformly.
+    kernel : {"rbf", "linear", "consumer"}
+        Of the DPP: resemblance of activations; what neurons contribute to the consumers' outputs, as volumes or, with
+        the rbf formula, as distances.
     beta : float, optional
         Of the rbf kernel, on mean squared distances (10: the papers'). Default: 1 / median of the layer's.
     epsilon : float
@@ -133,6 +137,8 @@ def prune(
         Bytes that one matrix of second moments may take. Where the inputs of a consumer would need more (patches of a
         wide convolution, a flattened image), its channels are observed instead, and dropped ones are written as
         mixtures of kept ones.
+    swaps : int
+        How many neurons of each layer may be swapped for others after the choice, while the error of the refit falls.
     progress : callable (text, fraction), optional
 
     Returns
@@ -150,7 +156,7 @@ def prune(
         keep, unit, method, kernel, beta, epsilon, refit,
         tuple(parse_layer(text) for text in _listed(layers)), tuple(_listed(skip)), round_to, seed,
         provider, batch_size, max_rows,
-        None if pattern is None else parse_pattern(pattern), mask, memory,
+        None if pattern is None else parse_pattern(pattern), mask, memory, swaps,
     )  # fmt: skip
     proto, folder, info = _opened(model)
     graph = Graph(in_order(proto), folder)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 
 from onnxdpp.algebra.refit import FORMS
-from onnxdpp.algebra.selection import KERNELS, METHODS, Rule, pattern_sizes
+from onnxdpp.algebra.selection import KERNELS, METHODS, PATTERNED, Rule, pattern_sizes
 from onnxdpp.errors import UsageError
 
 UNITS = ("neuron", "edge")
@@ -37,6 +37,7 @@ class Options:
     pattern: tuple[int, int] | None = None
     mask: str | None = None
     memory: int = MEMORY
+    swaps: int = 0
 
     def __post_init__(self) -> None:
         if (self.keep is None) == (self.pattern is None):
@@ -55,11 +56,11 @@ class Options:
         for name, value in (("beta", self.beta), ("epsilon", self.epsilon)):
             if value is not None and not (math.isfinite(value) and value >= sys.float_info.min):
                 raise UsageError(f"{name} is {value}; it must be a positive number.")
-        for name in ("round_to", "batch_size", "max_rows", "seed", "memory"):
+        for name in ("round_to", "batch_size", "max_rows", "seed", "memory", "swaps"):
             count = getattr(self, name)
             if count is not None and not isinstance(count, Integral):
                 raise UsageError(f"{name} is {count!r}; it must be a whole number.")
-            if count is not None and count < 1 and name != "seed":
+            if count is not None and count < (0 if name == "swaps" else 1) and name != "seed":
                 raise UsageError(f"{name} is {count}; it must be at least 1.")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2^64.")
@@ -67,8 +68,8 @@ class Options:
     def _check_pattern(self) -> None:
         if self.unit != "edge":
             raise UsageError("A pattern is for edges. Add --unit edge.")
-        if self.method == "dpp-sample":
-            raise UsageError("A pattern cannot be drawn by dpp-sample. Take dpp, importance or random.")
+        if self.method in METHODS and self.method not in PATTERNED:
+            raise UsageError(f"A pattern cannot be kept by {self.method}. Take {', '.join(PATTERNED)}.")
         if self.round_to != 1 or any(keep is not None for _, keep in self.layers):
             raise UsageError("A pattern fixes how many edges stay: it goes with neither --round-to nor a layer's keep.")
 
@@ -83,7 +84,8 @@ class Options:
     @property
     def rule(self) -> Rule:
         """How neurons or edges are chosen."""
-        return Rule(self.method, self.kernel, self.beta, self.epsilon, self.pattern)
+        form = "affine" if self.refit == "none" else self.refit
+        return Rule(self.method, self.kernel, self.beta, self.epsilon, self.pattern, form, self.swaps)
 
 
 CHOICES: dict[str, Sequence[str]] = {

@@ -74,6 +74,16 @@ def neuron_weight(observed: Sequence[Inputs], n: int) -> Matrix:
     return weight
 
 
+def neuron_activity(observed: Sequence[Inputs], n: int) -> Matrix:
+    """(n,): norm of the weights times root mean square, summed over consumers and the inputs of a neuron (Wanda)."""
+
+    def size(part: Inputs, n: int) -> Matrix:
+        norms = np.sqrt((part.moments.weights**2).sum(1) * np.diagonal(part.moments.gram))
+        return _summed(norms, part.neurons, n)
+
+    return _sum(observed, n, size)
+
+
 def _block_mean(part: Inputs, n: int) -> Matrix:
     if np.array_equal(part.neurons, np.arange(n)):
         return part.moments.gram

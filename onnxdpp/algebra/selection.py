@@ -26,21 +26,26 @@ from numpy.random import SeedSequence, default_rng
 from numpy.typing import NDArray
 
 from onnxdpp.algebra.dpp import maximise_k_dpp, sample_k_dpp
+from onnxdpp.algebra.edge_selection import eliminate_edges, pursue_edges
 from onnxdpp.algebra.edges import EdgeKernel, maximise_edges, sample_edges
 from onnxdpp.algebra.kernels import linear_kernel, median_squared_distance, rbf_kernel
 from onnxdpp.algebra.moments import Matrix, Moments
 from onnxdpp.algebra.neurons import (
     Inputs,
+    neuron_activity,
     neuron_contribution,
     neuron_contributions,
     neuron_gram,
     neuron_weight,
 )
+from onnxdpp.algebra.tableau import eliminate, pursue, swapped
 
 Indices = NDArray[np.intp]
 
-METHODS = ("dpp", "dpp-sample", "importance", "random")
-KERNELS = ("rbf", "linear")
+METHODS = ("dpp", "dpp-sample", "obs", "omp", "wanda", "fluctuation", "importance", "random")
+PATTERNED = ("dpp", "wanda", "fluctuation", "importance", "random")
+"""Methods that can keep N of every M edges."""
+KERNELS = ("rbf", "linear", "consumer")
 SMALLEST = 1e-300
 
 
@@ -50,14 +55,18 @@ class Rule:
 
     Attributes
     ----------
-    method : {"dpp", "dpp-sample", "importance", "random"}
-    kernel : {"rbf", "linear"}
+    method : one of `METHODS`
+    kernel : {"rbf", "linear", "consumer"}
     beta : float or None
-        Of the rbf kernel, on mean squared distances; None: 1 / median of the layer's.
+        Of the rbf and consumer kernels, on mean squared distances; None: 1 / median of the layer's.
     epsilon : float
         L = L' + epsilon I.
     pattern : (int, int) or None
-        N of every M consecutive inputs of an output stay (edges; not for ``dpp-sample``).
+        N of every M consecutive inputs of an output stay (edges; the methods `PATTERNED`).
+    form : {"affine", "linear"}
+        Of the refit whose error ``obs``, ``omp`` and swaps look at.
+    swaps : int
+        How many pairs of neurons may be swapped afterwards, while the error of the refit falls.
     """
 
     method: str = "dpp"
@@ -65,6 +74,8 @@ class Rule:
     beta: float | None = None
     epsilon: float = 0.01
     pattern: tuple[int, int] | None = None
+    form: str = "affine"
+    swaps: int = 0
 
     @property
     def uses_kernel(self) -> bool:
@@ -74,11 +85,15 @@ class Rule:
 
 def neuron_beta(observed: Sequence[Inputs], n: int, rule: Rule) -> float | None:
     """The beta of a layer of n neurons: as given, or 1 / median; None where no rbf kernel is used."""
-    return _beta(rule, lambda: median_squared_distance(neuron_gram(observed, n)))
+    gram = neuron_contributions if rule.kernel == "consumer" else neuron_gram
+    return _beta(rule, lambda: median_squared_distance(gram(observed, n)))
 
 
 def edge_beta(moments: Moments, rule: Rule) -> float | None:
-    """The beta of all edges of a projection: as given, or 1 / median; None where no rbf kernel is used."""
+    """The beta of all edges of a projection: as given, or 1 / median; None where no rbf kernel is used.
+
+    What edges contribute to their consumer is what the rbf kernel compares: the consumer kernel is the same for them.
+    """
     return _beta(rule, lambda: median_squared_distance(moments.gram, moments.weights))
 
 
@@ -112,21 +127,44 @@ def choose_neurons(
     """
     if k == n:
         return np.arange(n)
-    if rule.method == "importance":
-        chosen = _largest(neuron_weight(observed, n), k)
-    elif rule.method == "random":
-        chosen = default_rng(seed).choice(n, k, replace=False)
-    elif rule.method == "dpp-sample":
-        chosen = sample_k_dpp(_neuron_kernel(observed, n, beta), k, epsilon=rule.epsilon, rng=default_rng(seed))
-    elif rule.method == "dpp":
-        worth = neuron_contribution(observed, n)
-        kernel = _neuron_kernel(observed, n, beta)
-        chosen = maximise_k_dpp(kernel, k, epsilon=rule.epsilon, contribution=worth)
-    else:
-        raise ValueError(f"unknown method {rule.method!r}")
+    chosen = _neurons(observed, n, k, rule, beta, seed, sections)
     if sections is not None:
         chosen = _one_of_each(chosen, sections, neuron_contribution(observed, n))
+    if rule.swaps:
+        chosen = swapped(observed, n, rule.form, np.sort(chosen), most=rule.swaps, sections=sections)
     return np.sort(chosen)
+
+
+def _neurons(
+    observed: Sequence[Inputs],
+    n: int,
+    k: int,
+    rule: Rule,
+    beta: float | None,
+    seed: SeedSequence,
+    sections: Indices | None,
+) -> Indices:
+    match rule.method:
+        case "importance":
+            return _largest(neuron_weight(observed, n), k)
+        case "wanda":
+            return _largest(neuron_activity(observed, n), k)
+        case "fluctuation":
+            return _largest(neuron_contribution(observed, n), k)
+        case "random":
+            return default_rng(seed).choice(n, k, replace=False)
+        case "obs":
+            return eliminate(observed, n, rule.form, least=k, sections=sections)[0][:k]
+        case "omp":
+            return pursue(observed, n, rule.form, most=k)[0]
+        case "dpp-sample":
+            kernel = _neuron_kernel(observed, n, rule, beta)
+            return sample_k_dpp(kernel, k, epsilon=rule.epsilon, rng=default_rng(seed))
+        case "dpp":
+            worth = neuron_contribution(observed, n)
+            kernel = _neuron_kernel(observed, n, rule, beta)
+            return maximise_k_dpp(kernel, k, epsilon=rule.epsilon, contribution=worth)
+    raise ValueError(f"unknown method {rule.method!r}")
 
 
 def _one_of_each(chosen: Indices, sections: Indices, worth: Matrix) -> Indices:
@@ -170,9 +208,17 @@ def choose_edges(
         return np.tile(np.arange(n)[:, None], m)
     if rule.method == "importance":
         chosen = _largest_in_groups(np.abs(weights), k, rule.pattern)
+    elif rule.method == "wanda":
+        chosen = _largest_in_groups(np.abs(weights) * np.sqrt(np.diagonal(moments.gram))[:, None], k, rule.pattern)
+    elif rule.method == "fluctuation":
+        chosen = _largest_in_groups(weights**2 * moments.variance_x[:, None], k, rule.pattern)
     elif rule.method == "random":
         scores = np.stack([default_rng(child).random(n) for child in seed.spawn(m)], axis=1)
         chosen = _largest_in_groups(scores, k, rule.pattern)
+    elif rule.method == "obs":
+        chosen = eliminate_edges(moments, k, rule.form, executor)
+    elif rule.method == "omp":
+        chosen = pursue_edges(moments, k, rule.form, executor)
     elif rule.uses_kernel:
         kernel = EdgeKernel(moments.covariance if beta is None else moments.gram, beta)
         if rule.method == "dpp-sample":
@@ -220,15 +266,15 @@ def _largest_in_groups(scores: Matrix, k: int, pattern: tuple[int, int] | None) 
     return np.concatenate(parts)
 
 
-def _neuron_kernel(observed: Sequence[Inputs], n: int, beta: float | None) -> Matrix:
-    """L' (n, n) of a layer: rbf with this beta, linear without."""
-    if beta is not None:
-        return rbf_kernel(neuron_gram(observed, n), beta)
-    return linear_kernel(neuron_contributions(observed, n), np.ones(n)[:, None])
+def _neuron_kernel(observed: Sequence[Inputs], n: int, rule: Rule, beta: float | None) -> Matrix:
+    """L' (n, n) of a layer."""
+    if beta is None:
+        return linear_kernel(neuron_contributions(observed, n), np.ones(n)[:, None])
+    return rbf_kernel((neuron_contributions if rule.kernel == "consumer" else neuron_gram)(observed, n), beta)
 
 
 def _beta(rule: Rule, median: Callable[[], float]) -> float | None:
-    if not rule.uses_kernel or rule.kernel != "rbf":
+    if not rule.uses_kernel or rule.kernel == "linear":
         return None
     if rule.beta is not None:
         return rule.beta

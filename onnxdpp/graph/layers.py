@@ -1,10 +1,8 @@
 """Hidden layers: neurons that can be dropped together, or the reason why not.
 
-One walk over the graph, in topological order. Every output of a projection begins as an atom; the operator table says
-what the nodes behind do with them, and a projection that reads them is their consumer. Atoms that meet in one entry of
-a value become one neuron; atoms that anything else needs are pinned. What is left are neurons that can go: with their
-entries in the producers' weights, in every per-neuron constant on the way (the followers) and in the consumers'
-weights, and nothing else in the graph can notice.
+From the walk over the graph (`tracing`): atoms that met in one entry of a value are one neuron, atoms that anything
+else needs are pinned. What is left are neurons that can go: with their entries in the producers' weights, in every
+per-neuron constant on the way (the followers) and in the consumers' weights, and nothing else in the graph can notice.
 
 Neurons that share a value form a *layer*: a chain, a residual stream with all that writes to it and reads from it, a
 gate with its two halves, the inputs of a concatenation.
@@ -16,21 +14,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from onnxdpp.graph.atoms import FIXED, Labels
-from onnxdpp.graph.flow import Carried, Count, Found, Refuse, Slicing, Step
-from onnxdpp.graph.index import Graph, Setting
-from onnxdpp.graph.operators import constant_axis, pass_on
-from onnxdpp.graph.projections import (
-    CONVOLUTIONS,
-    Projection,
-    Refusal,
-    Refused,
-    projection_at,
-    unknown_refusals,
-    weighted_nodes,
-)
-from onnxdpp.graph.shapes import Shapes
-from onnxdpp.graph.sizes import watch
-from onnxdpp.graph.walking import quoted
+from onnxdpp.graph.flow import Count, Slicing
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.projections import Projection, Refusal, unknown_refusals
+from onnxdpp.graph.tracing import Walk
 
 
 @dataclass(frozen=True)
@@ -85,201 +72,108 @@ def find_layers(graph: Graph) -> tuple[list[Layer], list[Refusal]]:
     list of Layer, list of Refusal
         Names are unique among both.
     """
-    return _Walk(graph).result()
+    walk = Walk(graph)
+    numbering = _Numbering(walk)
+    layers = numbering.layers()
+    taken = {name for layer in layers for name in layer.members}
+    refusals = unknown_refusals(graph)
+    for index, name in walk.names.items():
+        reason = walk.refused.get(index)
+        if reason is None and name not in taken and index in walk.begun:
+            reason = numbering.reason(walk.begun[index])
+        if reason:
+            refusals.append(Refusal(name, reason))
+    return layers, refusals
 
 
-class _Walk:
-    """One walk over `graph`."""
+@dataclass
+class _Parts:
+    """What belongs to one layer, as it is found."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.shapes = Shapes(graph)
-        self.found = Found()
-        self.names = weighted_nodes(graph)
-        self.producers: dict[int, list[Slicing]] = {}
-        self.begun: dict[int, Labels] = {}
-        self.consumers: list[tuple[Projection, Slicing]] = []
-        self.refused: dict[int, str] = {}
-        for index in range(len(graph.nodes)):
-            self._visit(index)
-
-    def _visit(self, index: int) -> None:
-        step = Step(self.graph, self.shapes, self.found, index)
-        before = len(self.found.followers), len(self.found.counts)
-        try:
-            if index in self.names:
-                self._weighted(step)
-            elif step.carrying():
-                pass_on(step)
-        except Refuse as reason:
-            # What was said before the reason came up holds no longer.
-            del self.found.followers[before[0] :], self.found.counts[before[1] :]
-            for name in step.node.output:
-                self.found.carried.pop(name, None)
-            step.refuse(str(reason))
-        watch(step)
-        for name in step.node.output:
-            self._pin_value(name)
-
-    def _pin_value(self, name: str) -> None:
-        carried = self.found.carried.get(name)
-        if carried is None:
-            return
-        graph, reason = self.graph, None
-        if name in graph.outputs:
-            reason = f"its value {quoted(name)} is a graph output"
-        elif name in graph.captured:
-            reason = f"the body of {graph.title(graph.captured[name])} reads its value {quoted(name)}"
-        elif name in graph.random_values:
-            reason = f"its value {quoted(name)} depends on a random operator"
-        if reason is not None:
-            self.found.atoms.pin(carried.labels, reason)
-
-    def _weighted(self, step: Step) -> None:
-        """A Gemm, MatMul or convolution: consumer of what it reads, producer of what it writes, or neither."""
-        index, carrying = step.index, step.carrying()
-        try:
-            part = projection_at(self.graph, index, self.names[index])
-        except Refused as reason:
-            self.refused[index] = str(reason)
-            for slot in carrying:
-                carried = step.carried(slot)
-                assert carried is not None
-                self.found.atoms.pin(carried.labels, f"its consumer {step.title} cannot be refitted: {reason}")
-            return
-        if carrying and carrying != [0]:
-            self.refused[index] = "another of its inputs than the first carries neurons"
-            raise Refuse("takes its neurons as a parameter")
-        carried = step.carried(0)
-        if carried is not None and carried.axis != part.axis:
-            self._across(step, part, carried)
-            return
-        weight = step.graph.array(step.graph.name_at(part.weight))
-        assert weight is not None
-        if carried is not None:
-            entries = weight.shape[part.input_axis] * (part.groups if part.patch and not part.patch.stuffing else 1)
-            if entries != len(carried.labels):
-                raise Refuse(f"reads {entries} inputs where the layer has {len(carried.labels)} neurons")
-        if part.groups > 1 and part.n == part.block:
-            self._depthwise(step, part, carried)
-            return
-        if carried is not None:
-            labels = _tied(step, part, carried.labels)
-            self.consumers.append((part, Slicing(part.weight, part.input_axis, labels)))
-        try:
-            self._begin(step, part, _bias_axis(step, part))
-        except Refused as reason:
-            self.refused[index] = str(reason)
-
-    def _across(self, step: Step, part: Projection, carried: Carried) -> None:
-        """Neurons that lie along another axis than the one that is mixed pass through a MatMul."""
-        if step.node.op_type != "MatMul":
-            raise Refuse("mixes neurons")
-        self.refused[part.node] = "its input also carries other neurons, along another axis"
-        step.give(carried)
-
-    def _depthwise(self, step: Step, part: Projection, carried: Carried | None) -> None:
-        """A convolution of each channel by itself: its weights and its number of groups go with the channels."""
-        if carried is None:
-            self.refused[part.node] = "depthwise: its channels come and go with those of its input, which stay"
-            return
-        labels = np.repeat(carried.labels, part.m // part.groups)
-        self.found.followers.append(Slicing(part.weight, 0, labels if part.input_axis == 1 else carried.labels))
-        if step.name(2):
-            step.follow(2, 0, labels)
-        step.count(Setting(step.index, "group"), 0, (part.groups,), carried.labels)
-        step.give(Carried(carried.axis, labels))
-        self.refused[part.node] = ""  # goes with its input: neither a layer nor left alone
-
-    def _begin(self, step: Step, part: Projection, bias: int | None) -> None:
-        """The outputs of `part` are neurons; of a grouped one, all groups keep the same."""
-        atoms = self.found.atoms.fresh(part.m // part.groups)
-        labels = np.tile(atoms, part.groups)
-        stored = atoms if part.output_axis == 1 and part.patch is not None else labels
-        self.producers[part.node] = [Slicing(part.weight, part.output_axis, stored)]
-        if bias is not None:
-            self.producers[part.node].append(Slicing(step.graph.source(step.use(2)), bias, labels))
-        self.begun[part.node] = atoms
-        step.give(Carried(part.axis, labels))
-
-    def result(self) -> tuple[list[Layer], list[Refusal]]:
-        """Layers and refusals."""
-        numbering = _Numbering(self)
-        layers = [layer for layer in map(numbering.layer, numbering.groups()) if layer is not None]
-        taken = {name for layer in layers for name in layer.members}
-        refusals = unknown_refusals(self.graph)
-        for index, name in self.names.items():
-            reason = self.refused.get(index)
-            if reason is None and name not in taken and index in self.begun:
-                reason = numbering.reason(self.begun[index])
-            if reason:
-                refusals.append(Refusal(name, reason))
-        return layers, refusals
+    members: list[int] = field(default_factory=list)
+    followers: list[Slicing] = field(default_factory=list)
+    counts: list[Count] = field(default_factory=list)
+    consumers: list[tuple[Projection, Slicing]] = field(default_factory=list)
+    values: dict[str, Labels] = field(default_factory=dict)
 
 
 class _Numbering:
     """From atoms to neurons and layers."""
 
-    def __init__(self, walk: _Walk) -> None:
+    def __init__(self, walk: Walk) -> None:
         self.walk = walk
         atoms = walk.found.atoms
         self.roots = atoms.roots(np.arange(len(atoms), dtype=np.intp))
         self.pins = atoms.pins()
-        # Atoms that share a value, or a number that counts them, belong to one layer.
-        self.together = type(atoms)()
-        self.together.fresh(len(atoms))
-        for labels in [carried.labels for carried in walk.found.carried.values()]:
-            own = np.unique(self.roots[labels[labels >= 0]])
+        # Atoms that share a value belong to one layer.
+        together = type(atoms)()
+        together.fresh(len(atoms))
+        for carried in walk.found.carried.values():
+            own = np.unique(self.roots[carried.labels[carried.labels >= 0]])
             if len(own):
-                self.together.unite(np.repeat(own[:1], len(own)), own, "")
-
-    def groups(self) -> list[Labels]:
-        """The neurons of each layer, as sorted roots, without what is pinned; layers in the order of producers."""
+                together.unite(np.repeat(own[:1], len(own)), own, "")
         roots = np.unique(self.roots)
         free = roots[[root not in self.pins for root in roots.tolist()]] if len(roots) else roots
-        groups: dict[int, list[int]] = {}
-        for root, first in zip(free.tolist(), self.together.roots(free).tolist(), strict=True):
-            groups.setdefault(first, []).append(root)
-        return [np.array(group, np.intp) for group in groups.values()]
+        # Of each atom that is free: its layer, by its first atom, and its number in it.
+        self.layer_of = np.full(len(atoms), FIXED, np.intp)
+        self.layer_of[free] = together.roots(free)
+        self.layer_of = self.layer_of[self.roots]
+        self.number = np.full(len(atoms), FIXED, np.intp)
+        self.neurons: dict[int, int] = {}
+        for root in free.tolist():
+            first = int(self.layer_of[root])
+            self.number[root] = self.neurons.get(first, 0)
+            self.neurons[first] = self.neurons.get(first, 0) + 1
+        self.number = self.number[self.roots]
 
-    def layer(self, neurons: Labels) -> Layer | None:
-        """The layer of these neurons; None where nothing reads them."""
-        walk, graph = self.walk, self.walk.graph
-        number = np.full(len(self.roots) + 1, FIXED, np.intp)
-        number[neurons] = np.arange(len(neurons))
+    def layers(self) -> list[Layer]:
+        """All layers that something reads, in the order of their first producers."""
+        walk = self.walk
+        parts: dict[int, _Parts] = {first: _Parts() for first in self.neurons}
+        for index, atoms in walk.begun.items():
+            for first in self._touched(atoms):
+                parts[first].members.append(index)
+        for slices, kind in ((walk.found.followers, "followers"), (walk.found.counts, "counts")):
+            for part in slices:
+                for first in self._touched(part.labels):
+                    getattr(parts[first], kind).append(replace(part, labels=self._numbers(part.labels, first)))
+        for projection, axis in walk.consumers:
+            for first in self._touched(axis.labels):
+                own = replace(axis, labels=self._numbers(axis.labels, first))
+                parts[first].consumers.append((projection, own))
+        for name, carried in walk.found.carried.items():
+            for first in self._touched(carried.labels):
+                parts[first].values[name] = self._numbers(carried.labels, first)
+        return [self._layer(first, found) for first, found in parts.items() if found.consumers and found.members]
 
-        def mapped(labels: Labels) -> Labels:
-            return np.where(labels < 0, FIXED, number[self.roots[np.maximum(labels, 0)]])
+    def _touched(self, labels: Labels) -> list[int]:
+        """The layers of these entries; more than one only where some are told apart by pins alone."""
+        first = np.unique(self.layer_of[labels[labels >= 0]])
+        return [int(layer) for layer in first if layer >= 0]
 
-        def touched(parts: Iterable[Slicing]) -> list[Slicing]:
-            found = [replace(part, labels=mapped(part.labels)) for part in parts]
-            return [part for part in found if (part.labels >= 0).any()]
+    def _numbers(self, labels: Labels, first: int) -> Labels:
+        """The neuron of each entry in one layer, FIXED for all others."""
+        known = np.maximum(labels, 0)
+        return np.where((labels >= 0) & (self.layer_of[known] == first), self.number[known], FIXED)
 
-        members = [index for index, atoms in walk.begun.items() if (mapped(atoms) >= 0).any()]
-        consumers = [
-            (part, replace(axis, labels=labels))
-            for part, axis in walk.consumers
-            if ((labels := mapped(axis.labels)) >= 0).any()
+    def _layer(self, first: int, found: "_Parts") -> Layer:
+        walk = self.walk
+        producers = [
+            replace(part, labels=self._numbers(part.labels, first))
+            for index in found.members
+            for part in walk.producers[index]
         ]
-        if not consumers or not members:
-            return None
-        counts = [replace(count, labels=mapped(count.labels)) for count in walk.found.counts]
-        values = {
-            name: labels
-            for name, carried in walk.found.carried.items()
-            if ((labels := mapped(carried.labels)) >= 0).any()
-        }
         return Layer(
-            name=walk.names[members[0]],
-            n=len(neurons),
-            members=tuple(walk.names[index] for index in members),
-            producers=tuple(touched(part for index in members for part in walk.producers[index])),
-            followers=tuple(touched(walk.found.followers)),
-            consumers=tuple(consumers),
-            counts=tuple(count for count in counts if (count.labels >= 0).any()),
-            sections=_sections(values.values(), len(neurons)),
-            changed=frozenset(values)
-            | {name for part in touched(walk.found.followers) if (name := graph.name_at(part.use))},
+            name=walk.names[found.members[0]],
+            n=self.neurons[first],
+            members=tuple(walk.names[index] for index in found.members),
+            producers=tuple(part for part in producers if (part.labels >= 0).any()),
+            followers=tuple(found.followers),
+            consumers=tuple(found.consumers),
+            counts=tuple(found.counts),
+            sections=_sections(found.values.values(), self.neurons[first]),
+            changed=frozenset(found.values)
+            | {name for part in found.followers if (name := walk.graph.name_at(part.use))},
         )
 
     def reason(self, atoms: Labels) -> str:
@@ -293,28 +187,3 @@ def _sections(values: Iterable[Labels], n: int) -> Labels:
     counts = [np.bincount(labels[labels >= 0], minlength=n) for labels in values]
     table = np.unique(np.stack(counts, axis=1), axis=0, return_inverse=True)[1]
     return np.ravel(table).astype(np.intp)
-
-
-def _tied(step: Step, part: Projection, labels: Labels) -> Labels:
-    """Labels along the input axis of the constant; channels in the same place of each group stay or go together."""
-    if part.groups == 1:
-        return labels
-    split = labels.reshape(part.groups, -1)
-    step.unite(np.tile(split[0], part.groups), labels)
-    return split[0] if part.input_axis == 1 else labels
-
-
-def _bias_axis(step: Step, part: Projection) -> int | None:
-    """The axis of the third input with an entry for each output, if there is one; raises `Refused`."""
-    name = step.name(2)
-    if not name:
-        return None
-    constant = step.graph.rewritable(name)
-    if constant is None:
-        raise Refused(f"its bias is not constant: {step.graph.why_not_constant(name)}")
-    if step.node.op_type in CONVOLUTIONS:
-        return 0
-    try:
-        return constant_axis(constant.shape, -1, part.m)
-    except ValueError as error:
-        raise Refused(f"its bias {error}") from None

@@ -1,0 +1,596 @@
+"""Networks of others, half their channels and neurons: accuracy beside onnxsim's, parameters, MACs and latency.
+
+    python samples/real.py --models DIR --data DIR [--keep F] [--rows N] [--seeds N] [--only GLOB]
+        [--peer RUN_ONNXSIM.py --peer-python PYTHON] [--peer-limit SECONDS] [--out TABLE.md]
+
+DIR of `--models` holds the .onnx files and ``manifest.csv``, which says what answers MNIST and how its images are
+made ready; DIR of `--data` holds the four IDX files and ``datasets.py``. Every model with a known accuracy is pruned
+by each method and put to all 10,000 test images. Calibration rows are training images, evenly spaced, without labels.
+Models made for one row at a time get a free first axis, which is checked to change no answer: it only saves time.
+
+onnxsim is run through `--peer`, in the environment of `--peer-python`, on the same model and the same rows: each of
+its ways to remove channels, with each ranking, the best of them by *test* accuracy. Its keep is searched such that as
+many parameters stay as with onnxdpp: the next count above, and the next below.
+
+The table goes to stdout and, rewritten after each model, to `--out` (default real.md beside this script).
+"""
+
+import argparse
+import csv
+import fnmatch
+import importlib.util
+import itertools
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from machine import processor
+from onnx import ModelProto, numpy_helper
+
+import onnxdpp
+from onnxdpp.evaluation import macs_per_row, parameters
+from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.graph.index import Graph
+
+READY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "/255": lambda pixels: pixels / np.float32(255),
+    "(x/255-.1307)/.3081": lambda pixels: (pixels / np.float32(255) - np.float32(0.1307)) / np.float32(0.3081),
+    "raw0-255": lambda pixels: pixels.astype(np.float32),
+}
+BATCH = 500
+SMALL = 2**26  # bytes of moments: layers that need more are also pruned by channels
+COUNTING_ROWS = 8
+STEPS = 200  # keeps that a search looks at
+MODES = ("structured", "structured+finetune", "structured+seqft", "structured+blockft")
+RANKINGS = (("wanda", "l2"), ("wanda", "l1"), ("l2", "l2"), ("l2", "l1"))  # criterion, norm
+WARM, RUNS = 50, 400
+LATENCY_BATCHES = (1, 64)
+
+
+@dataclass(frozen=True)
+class Images:
+    """MNIST: pixels (rows, 784) and test labels."""
+
+    train: np.ndarray
+    test: np.ndarray
+    labels: np.ndarray
+
+    @classmethod
+    def of(cls, folder: Path) -> "Images":
+        """Read them as the folder's datasets.py does."""
+        spec = importlib.util.spec_from_file_location("datasets", folder / "datasets.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        train, _, test, labels = module.mnist()
+        return cls(train, test, labels)
+
+
+@dataclass
+class Case:
+    """One model of the manifest and what it is fed."""
+
+    name: str
+    known: float
+    dense: ModelProto
+    ready: Callable[[np.ndarray], np.ndarray]
+    images: Images
+    rows: int
+
+    @classmethod
+    def of(cls, row: dict[str, str], folder: Path, images: Images, rows: int) -> "Case":
+        """Read a model and free its first axis."""
+        shipped = onnx.load(folder / row["file"])
+        case = cls(
+            row["file"].split("__", 1)[-1].removesuffix(".onnx").replace("__", "/"),
+            float(row["accuracy"]), with_free_rows(shipped), READY[row["accuracy_preprocessing"]], images, rows,
+        )  # fmt: skip
+        few = case.shaped(images.test[:64])
+        one_by_one = np.concatenate([answers(shipped, case.input, few[row : row + 1]) for row in range(len(few))])
+        if not np.array_equal(one_by_one, answers(case.dense, case.input, few)):
+            sys.exit(f"{case.name}: a free first axis changes the answers")
+        return case
+
+    @cached_property
+    def input(self) -> str:
+        """Name of the input."""
+        return inputs(self.dense)[0].name
+
+    def shaped(self, pixels: np.ndarray) -> np.ndarray:
+        """Rows of pixels as the model wants them."""
+        shape = inputs(self.dense)[0].type.tensor_type.shape.dim[1:]
+        return self.ready(pixels).reshape(-1, *(axis.dim_value for axis in shape))
+
+    @cached_property
+    def calib(self) -> np.ndarray:
+        """Training images, evenly spaced."""
+        return self.shaped(self.images.train[np.linspace(0, len(self.images.train) - 1, self.rows).astype(int)])
+
+    @cached_property
+    def test(self) -> np.ndarray:
+        """All test images."""
+        return self.shaped(self.images.test)
+
+    def accuracy(self, model: ModelProto) -> float:
+        """Fraction of test images that a model names rightly."""
+        return float((answers(model, self.input, self.test).argmax(-1) == self.images.labels).mean())
+
+    def size(self, model: ModelProto) -> tuple[int, int]:
+        """Parameters and MACs per row."""
+        graph = Graph(model, None)
+        batch = next(iter(open_batches({self.input: self.calib[:1]}, input_specs(model))))
+        return parameters(model)[0], macs_per_row(graph, batch, "cpu") or 0
+
+
+@dataclass
+class Pruned:
+    """A pruned model and what became of it."""
+
+    model: ModelProto
+    accuracy: float
+    parameters: int
+    macs: int
+    how: str = ""
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def inputs(model: ModelProto) -> list[onnx.ValueInfoProto]:
+    """Inputs that are no constants."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
+def with_free_rows(model: ModelProto) -> ModelProto:
+    """A copy that takes any number of rows; reshapes that begin with one row follow."""
+    free = ModelProto()
+    free.CopyFrom(model)
+    for value in (*inputs(free), *free.graph.output):
+        axis = value.type.tensor_type.shape.dim[0]
+        axis.Clear()
+        axis.dim_param = "N"
+    del free.graph.value_info[:]
+    constants = {tensor.name: tensor for tensor in free.graph.initializer}
+    constants.update(
+        (node.output[0], entry.t)
+        for node in free.graph.node
+        if node.op_type == "Constant"
+        for entry in node.attribute
+        if entry.name == "value"
+    )
+    for node in free.graph.node:
+        if node.op_type != "Reshape" or node.input[0] in constants or node.input[1] not in constants:
+            continue
+        tensor = constants[node.input[1]]
+        shape = numpy_helper.to_array(tensor).copy()
+        if len(shape) and shape[0] == 1:
+            shape[0] = 0 if -1 in shape[1:] else -1
+            tensor.CopyFrom(numpy_helper.from_array(shape, tensor.name))
+    return free
+
+
+def session(model: ModelProto) -> ort.InferenceSession:
+    """On one thread of the CPU that sleeps when it waits."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def answers(model: ModelProto, name: str, rows: np.ndarray) -> np.ndarray:
+    """First output for all rows."""
+    running = session(model)
+    return np.concatenate(
+        [running.run(None, {name: rows[start : start + BATCH]})[0] for start in range(0, len(rows), BATCH)]
+    )
+
+
+def ours(case: Case, **options: Any) -> Pruned:
+    """Prune a case with onnxdpp and evaluate it."""
+    began = time.perf_counter()
+    result = onnxdpp.prune(case.dense, {case.input: case.calib}, provider="cpu", **options)
+    seconds = time.perf_counter() - began
+    after = result.report["model"]["after"]
+    pruned = Pruned(
+        result.model, case.accuracy(result.model), after["parameters"], after["macs"], report=result.report
+    )
+    said = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{value}" for name, value in options.items())
+    note(f"{case.name}: {said}: {percent(pruned.accuracy)} in {seconds:.1f} s, {pruned.parameters:,} parameters")
+    return pruned
+
+
+def our_count(case: Case, keep: float) -> int:
+    """How many parameters stay at a keep, whatever is chosen."""
+    few = {case.input: case.calib[:COUNTING_ROWS]}
+    result = onnxdpp.prune(case.dense, few, keep=keep, method="random", provider="cpu", memory=2**20)
+    return int(result.report["model"]["after"]["parameters"])
+
+
+def around(count: Callable[[float], int], target: int) -> tuple[float | None, float | None]:
+    """The largest keep with at most `target` parameters and the smallest with at least as many, if there are such."""
+    counted: dict[int, int] = {}
+
+    def at(step: int) -> int:
+        if step not in counted:
+            counted[step] = count(step / STEPS)
+        return counted[step]
+
+    def first(reached: Callable[[int], bool]) -> int:
+        low, high = 1, STEPS
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if reached(at(middle)) else (middle + 1, high)
+        return low
+
+    above = first(lambda size: size > target) - 1  # the last that is not above
+    if above == STEPS - 1 and at(STEPS - 1) <= target:
+        above = STEPS - 1
+    least = first(lambda size: size >= target)
+    return (above / STEPS if above >= 1 else None), (least / STEPS if least < STEPS else None)
+
+
+class Peer:
+    """onnxsim, run through its script in an environment of its own."""
+
+    def __init__(self, script: Path, python: str, limit: float, folder: Path) -> None:
+        self.script = script
+        self.python = python
+        self.limit = limit
+        self.folder = folder
+        self.hopeless: set[str] = set()  # modes that ran out of time on the present case
+
+    def version(self) -> str:
+        """Of onnxsim."""
+        code = "import importlib.metadata as m; print(m.version('onnxsim'))"
+        return subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+    def give(self, case: Case) -> None:
+        """Write the files that the following runs read."""
+        self.hopeless.clear()
+        onnx.save(case.dense, self.folder / "dense.onnx")
+        np.savez(self.folder / "calib.npz", **{case.input: case.calib})
+
+    def prune(self, keep: float, mode: str, ranking: tuple[str, str], *extra: str) -> ModelProto | str:
+        """The model, or why there is none."""
+        out = self.folder / "out.onnx"
+        out.unlink(missing_ok=True)
+        command = [
+            *(self.python, str(self.script), str(self.folder / "dense.onnx"), "--keep", f"{keep:g}", "--mode", mode),
+            *("--calib", str(self.folder / "calib.npz"), "--criterion", ranking[0], "--norm", ranking[1]),
+            *("-o", str(out), *extra),
+        ]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=self.limit)
+        except subprocess.TimeoutExpired:
+            return f"over {self.limit:g} s"
+        if done.returncode:
+            return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "failed")[:120]
+        return onnx.load(out)
+
+    def count(self, keep: float) -> int:
+        """How many parameters stay at a keep."""
+        model = self.prune(min(max(keep, 0.005), 0.995), "structured", RANKINGS[2], "--samples", str(COUNTING_ROWS))
+        if isinstance(model, str):
+            sys.exit(f"onnxsim cannot be counted: {model}")
+        return parameters(model)[0]
+
+    def all_modes(self, case: Case, keep: float) -> dict[str, Pruned | str]:
+        """By mode: the best of its rankings by test accuracy, or why there is none.
+
+        The Adam mode, which takes minutes, gets the two rankings that the others did best with.
+        """
+        found: dict[str, Pruned | str] = {}
+        merit: dict[tuple[str, str], float] = dict.fromkeys(RANKINGS, 0.0)
+        for mode in MODES:
+            if mode in self.hopeless:
+                found[mode] = f"over {self.limit:g} s"
+                continue
+            last = mode == MODES[-1]
+            rankings = sorted(RANKINGS, key=lambda ranking: -merit[ranking])[:2] if last else RANKINGS
+            for ranking in rankings:
+                began = time.perf_counter()
+                model = self.prune(keep, mode, ranking)
+                how = f"{mode.removeprefix('structured').lstrip('+') or 'no refit'}, {'-'.join(ranking)}"
+                seconds = time.perf_counter() - began
+                if isinstance(model, str):
+                    found.setdefault(mode, model)
+                    note(f"{case.name}: onnxsim keep {keep:g}, {how}: {model}, {seconds:.0f} s")
+                    if model.startswith("over"):
+                        self.hopeless.add(mode)
+                        break
+                    continue
+                pruned = Pruned(model, case.accuracy(model), *case.size(model), how=how)
+                note(f"{case.name}: onnxsim keep {keep:g}, {how}: {percent(pruned.accuracy)} in {seconds:.0f} s")
+                merit[ranking] = max(merit[ranking], pruned.accuracy)
+                best = found.get(mode)
+                if not isinstance(best, Pruned) or best.accuracy < pruned.accuracy:
+                    found[mode] = pruned
+        return found
+
+
+@dataclass
+class Outcome:
+    """All that was found about one case."""
+
+    case: Case
+    dense: float
+    size: tuple[int, int]
+    methods: dict[str, list[Pruned]] = field(default_factory=dict)
+    by_channels: dict[str, list[Pruned]] = field(default_factory=dict)
+    latency: dict[int, tuple[float, float]] = field(default_factory=dict)
+    peer: dict[float, dict[str, Pruned | str]] = field(default_factory=dict)
+    peer_keeps: tuple[float | None, float | None] | None = None  # below and above our count; None: it prunes nothing
+    at_peers_count: tuple[float, Pruned] | None = None
+
+
+def latency(dense: ModelProto, pruned: ModelProto, name: str, rows: np.ndarray) -> tuple[float, float]:
+    """Median seconds of both, from runs in turn."""
+    sessions, times = [session(dense), session(pruned)], ([], [])
+    for turn in range(WARM + RUNS):
+        for running, taken in zip(sessions, times, strict=True):
+            began = time.perf_counter()
+            running.run(None, {name: rows})
+            if turn >= WARM:
+                taken.append(time.perf_counter() - began)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def examine(case: Case, arguments: argparse.Namespace, peer: Peer | None) -> Outcome:
+    """Do everything for one case."""
+    outcome = Outcome(case, case.accuracy(case.dense), case.size(case.dense))
+    if abs(outcome.dense - case.known) > 0.5 / len(case.images.labels):
+        sys.exit(f"{case.name}: accuracy {outcome.dense}, but {case.known} in the manifest")
+    small = our_layers(case, SMALL)
+    outcome.methods = methods(case, arguments.keep, 1 if small else arguments.seeds)
+    if small:
+        outcome.by_channels = methods(case, arguments.keep, arguments.seeds, memory=SMALL)
+    mine = outcome.methods["dpp"][0]
+    for batch in LATENCY_BATCHES:
+        outcome.latency[batch] = latency(case.dense, mine.model, case.input, case.test[:batch])
+    if peer is None:
+        return outcome
+    peer.give(case)
+    half = peer.count(arguments.keep)
+    whole = peer.count(1)
+    note(f"{case.name}: onnxsim leaves {half:,} of {whole:,} parameters at keep {arguments.keep:g}")
+    if half == whole:
+        return outcome
+    outcome.peer_keeps = around(peer.count, mine.parameters)
+    for keep in sorted({arguments.keep, *(keep for keep in outcome.peer_keeps if keep is not None)}):
+        outcome.peer[keep] = peer.all_modes(case, keep)
+    keep, _ = around(lambda keep: our_count(case, keep), half)
+    if keep is not None:
+        outcome.at_peers_count = keep, ours(case, keep=keep)
+    return outcome
+
+
+def our_layers(case: Case, memory: int) -> bool:
+    """Whether some layer would be observed by channels with so little memory."""
+    few = {case.input: case.calib[:COUNTING_ROWS]}
+    result = onnxdpp.prune(case.dense, few, keep=0.5, method="random", provider="cpu", memory=memory)
+    return any(layer["observed"] == "channels" for layer in result.report["layers"])
+
+
+def methods(case: Case, keep: float, seeds: int, **options: Any) -> dict[str, list[Pruned]]:
+    """Every method of ours at one keep."""
+    return {
+        "dpp": [ours(case, keep=keep, method="dpp", **options)],
+        "importance": [ours(case, keep=keep, method="importance", **options)],
+        "random": [ours(case, keep=keep, method="random", seed=seed, **options) for seed in range(seeds)],
+        "dpp, no refit": [ours(case, keep=keep, method="dpp", refit="none", **options)],
+    }
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def spread(values: Sequence[float]) -> str:
+    """One figure, or mean ± deviation, in per cent."""
+    if len(values) == 1:
+        return percent(values[0])
+    return f"{percent(statistics.mean(values))} ± {percent(statistics.stdev(values))}"
+
+
+def best_of(runs: dict[str, Pruned | str]) -> Pruned:
+    """The run with the highest accuracy."""
+    return max((run for run in runs.values() if isinstance(run, Pruned)), key=lambda run: run.accuracy)
+
+
+def lines_of(head: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1) -> list[str]:
+    """A Markdown table; the first `left` columns are text."""
+    head = list(head)
+    marks = ["---" if place < left else "---:" for place in range(len(head))]
+    return ["", *("| " + " | ".join(cells) + " |" for cells in (head, marks, *rows))]
+
+
+def accuracy_table(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = []
+    for outcome in outcomes:
+        for label, found in (("", outcome.methods), (", by channels", outcome.by_channels)):
+            if not found:
+                continue
+            mine = found["dpp"][0]
+            rows.append(
+                [
+                    outcome.case.name + label,
+                    f"{outcome.size[0]:,} → {mine.parameters:,}",
+                    f"{outcome.size[1]:,} → {mine.macs:,}",
+                    percent(outcome.dense),
+                    *(spread([run.accuracy for run in runs]) for runs in found.values()),
+                    f"{100 * (outcome.dense - mine.accuracy):.2f}",
+                ]
+            )
+    head = ["model", "parameters", "MACs per row", "dense", "`dpp`", "`importance`", "`random`", "`dpp`, no refit"]
+    return lines_of([*head, "drop of `dpp`"], rows)
+
+
+def peer_cells(outcome: Outcome, keep: float | None) -> list[str]:
+    """Parameters, accuracy and way of onnxsim's best at a keep."""
+    if keep is None:
+        return ["none", "", ""]
+    best = best_of(outcome.peer[keep])
+    return [f"{best.parameters:,} ({keep:g})", percent(best.accuracy), best.how]
+
+
+def same_count_table(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = []
+    for outcome in outcomes:
+        mine = outcome.methods["dpp"][0]
+        cells = [outcome.case.name, percent(outcome.dense), f"{mine.parameters:,}", percent(mine.accuracy)]
+        if outcome.peer_keeps is None:
+            rows.append([*cells, "it removes nothing, and says nothing", "", "", "", "", "", ""])
+            continue
+        below, above = outcome.peer_keeps
+        rows.append([*cells, *peer_cells(outcome, above), *peer_cells(outcome, below)])
+        rivals = [best_of(outcome.peer[keep]).accuracy for keep in (below, above) if keep is not None]
+        rows[-1].append(f"{100 * (mine.accuracy - max(rivals)):+.2f}")
+    head = ["model", "dense", "onnxdpp: parameters", "accuracy"]
+    head += ["onnxsim, next above: parameters (keep)", "accuracy", "best way"]
+    head += ["onnxsim, next below: parameters (keep)", "accuracy", "best way", "onnxdpp - onnxsim"]
+    return lines_of(head, rows)
+
+
+def their_count_table(outcomes: Sequence[Outcome], keep: float) -> list[str]:
+    rows = []
+    for outcome in outcomes:
+        if keep not in outcome.peer:
+            continue
+        best = best_of(outcome.peer[keep])
+        cells = [outcome.case.name, percent(outcome.dense), f"{best.parameters:,}", f"{best.macs:,}"]
+        cells += [percent(best.accuracy), best.how]
+        if outcome.at_peers_count is None:
+            rows.append([*cells, "", "", "", "", ""])
+            continue
+        own_keep, mine = outcome.at_peers_count
+        cells += [f"{mine.parameters:,} ({own_keep:g})", f"{mine.macs:,}", percent(mine.accuracy)]
+        rows.append([*cells, f"{100 * (mine.accuracy - best.accuracy):+.2f}"])
+    head = ["model", "dense", "onnxsim: parameters", "MACs", "accuracy", "best way"]
+    return lines_of([*head, "onnxdpp: parameters (keep)", "MACs", "accuracy", "onnxdpp - onnxsim"], rows)
+
+
+def ways_table(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = []
+    for outcome in outcomes:
+        for keep, runs in sorted(outcome.peer.items()):
+            cells = [
+                percent(run.accuracy) + f" ({run.how.split(', ')[1]})" if isinstance(run, Pruned) else run
+                for run in runs.values()
+            ]
+            rows.append([outcome.case.name, f"{keep:g}", f"{best_of(runs).parameters:,}", *cells])
+    head = ["model", "keep", "parameters", "no refit", "finetune", "onnxsim + driver (seqft)", "blockft (Adam)"]
+    return lines_of(head, rows)
+
+
+def latency_table(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = []
+    for outcome in outcomes:
+        mine = outcome.methods["dpp"][0]
+        cells = [outcome.case.name, f"{mine.macs / outcome.size[1]:.3f}"]
+        for before, after in outcome.latency.values():
+            cells += [f"{1e6 * before:.0f}", f"{1e6 * after:.0f}", f"{after / before:.2f}"]
+        rows.append(cells)
+    head = ["model", "MACs, pruned / dense"]
+    for batch in LATENCY_BATCHES:
+        head += [f"batch {batch}: dense µs", "pruned µs", "ratio"]
+    return lines_of(head, rows)
+
+
+def loss_table(outcomes: Sequence[Outcome]) -> list[str]:
+    rows = []
+    for outcome in outcomes:
+        for label, found in (("", outcome.methods), (", by channels", outcome.by_channels)):
+            if found:
+                layers = found["dpp"][0].report["layers"]
+                text = ", ".join(f"{part['width']} → {part['kept']}: {part['loss']:.3f}" for part in layers)
+                rows.append([outcome.case.name + label, text])
+    return lines_of(["model", "neurons or channels of each layer in turn: loss after the refit"], rows, left=2)
+
+
+def document(arguments: argparse.Namespace, outcomes: Sequence[Outcome], peer: str | None) -> str:
+    """The whole Markdown file."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxdpp", "onnx", "numpy", "scipy"))
+    rivals = f"; onnxsim {peer}, each run stopped after {arguments.peer_limit:g} s" if peer else ""
+    given = (Path(text).name if Path(text).is_absolute() else text for text in sys.argv[1:])
+    text = [
+        f"# Networks of others at keep {arguments.keep:g}: MNIST test accuracy in per cent",
+        "",
+        f"- command: `python samples/real.py {shlex.join(given)}`",
+        f"- machine: {processor()}; Python {platform.python_version()}, {versions}, onnxruntime {ort.__version__}{rivals}",
+        f"- {arguments.rows:,} calibration rows for both: training images, evenly spaced, no labels",
+        "- all 10,000 test images: one is 0.01; the dense accuracies are those of the manifest",
+        f"- `random`: mean ± sample standard deviation of seeds 0 to {arguments.seeds - 1}; seed 0 elsewhere, and for "
+        "`random` where a model also has a row *by channels* (`memory` of 64 MiB)",
+        "",
+        "## onnxdpp, all layers at the same keep, refit affine",
+        *accuracy_table(outcomes),
+    ]
+    if peer:
+        text += ["", "## At the parameters that onnxdpp leaves", *same_count_table(outcomes)]
+        text += ["", f"## At the parameters that onnxsim leaves at its keep {arguments.keep:g}"]
+        text += [*their_count_table(outcomes, arguments.keep)]
+        text += ["", "## onnxsim, way by way (in brackets: its best ranking)", *ways_table(outcomes)]
+    text += ["", f"## Latency: `dpp`, medians of {RUNS} runs in turn, one thread, no spinning", *latency_table(outcomes)]
+    text += ["", "## Where `dpp` loses", *loss_table(outcomes)]
+    return "\n".join(text) + "\n"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Accuracy and latency of pruned networks.", allow_abbrev=False)
+    parser.add_argument("--models", type=Path, required=True, help="holds manifest.csv and the models")
+    parser.add_argument("--data", type=Path, required=True, help="holds MNIST and datasets.py")
+    parser.add_argument("--keep", type=float, default=0.5, metavar="F", help="default 0.5")
+    parser.add_argument("--rows", type=int, default=4000, metavar="N", help="calibration rows (default 4000)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="for random (default 5)")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="models whose file's name matches")
+    parser.add_argument("--peer", type=Path, metavar="RUN_ONNXSIM.py", help="run onnxsim beside it")
+    parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="one that has onnxsim")
+    parser.add_argument("--peer-limit", type=float, default=300, metavar="S", help="for one run (default 300)")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("real.md"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parse()
+    images = Images.of(arguments.data)
+    with (arguments.models / "manifest.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["accuracy_data"] == "mnist"]
+    rows = [row for row in rows if fnmatch.fnmatchcase(row["file"], arguments.only)]
+    outcomes: list[Outcome] = []
+    with tempfile.TemporaryDirectory() as folder:
+        peer = None
+        if arguments.peer:
+            peer = Peer(arguments.peer.absolute(), arguments.peer_python, arguments.peer_limit, Path(folder))
+        peer_version = peer.version() if peer else None
+        text = ""
+        for row in rows:
+            outcomes.append(examine(Case.of(row, arguments.models, images, arguments.rows), arguments, peer))
+            text = document(arguments, outcomes, peer_version)
+            arguments.out.write_text(text, encoding="utf-8")
+    sys.stdout.write(text)
+
+
+if __name__ == "__main__":
+    main()
