@@ -28,6 +28,7 @@ from onnxdpp.options import Options
 
 # Accumulators that blocks go to in turn: constants, so that sums do not depend on the machine.
 LANES = 4
+HELD_OUT = 5  # every so many rows, one is held out
 WIDE = 4096  # inputs from which on there is one accumulator only, since each holds n² numbers
 
 Indices = NDArray[np.intp]
@@ -173,7 +174,9 @@ def observe(
     executor: Executor,
     progress: Callable[[float], None],
     name: str,
-) -> list[Inputs]:
+    *,
+    split: bool = False,
+) -> tuple[list[Inputs], list[Inputs] | None]:
     """Moments of each reading, from one pass over the data.
 
     Parameters
@@ -190,6 +193,13 @@ def observe(
     progress : callable (fraction)
     name : str
         Of the layer, for messages.
+    split : bool
+        Whether every fifth row is held out.
+
+    Returns
+    -------
+    list of Inputs, list of Inputs or None
+        Of the rows to fit, and of those held out; None without `split`, and where nothing is held out.
 
     Raises
     ------
@@ -199,9 +209,11 @@ def observe(
     values = {reading.tap.value: _element_type(base, reading.parts[0][0]) for reading in wanted}
     observer = Observer(base, now, list(values.items()), batches, provider)
     count = LANES if max(len(reading.weights) for reading in wanted) < WIDE else 1
-    lanes = [
-        [Accumulator(part.weights, paired=observer.paired, left=part.left) for part in wanted] for _ in range(count)
-    ]
+
+    def accumulators() -> list[Accumulator]:
+        return [Accumulator(part.weights, paired=observer.paired, left=part.left) for part in wanted]
+
+    lanes = [(accumulators(), accumulators() if split else None) for _ in range(count)]
     sampling = [Sampling(PER_COLUMN * len(part.weights), batches.rows, options.seed) for part in wanted]
     pending: list[Future[None] | None] = [None] * count
     done = 0
@@ -210,17 +222,26 @@ def observe(
         if (before := pending[lane]) is not None:
             before.result()
         mask = _mask(options.mask, batch)
-        pending[lane] = executor.submit(_accumulate, lanes[lane], wanted, sampling, seen, batch.first, mask)
+        pending[lane] = executor.submit(_accumulate, lanes[lane], wanted, sampling, seen, batch, mask)
         done += batch.rows
         progress(done / batches.rows)
     for future in pending:
         if future is not None:
             future.result()
+    fit = _moments([lane[0] for lane in lanes], wanted, name)
+    if fit is None:
+        raise DataError(f"No observation reaches layer {quoted(name)}: its input is empty on these data.")
+    held = [lane[1] for lane in lanes if lane[1] is not None]
+    return fit, _moments(held, wanted, name) if held else None
+
+
+def _moments(lanes: Sequence[Sequence[Accumulator]], wanted: Sequence[Reading], name: str) -> list[Inputs] | None:
+    """The moments of all lanes together; None where some reading has seen nothing."""
     for other in lanes[1:]:
         for mine, theirs in zip(lanes[0], other, strict=True):
             mine.merge(theirs)
     if not all(accumulator.count for accumulator in lanes[0]):
-        raise DataError(f"No observation reaches layer {quoted(name)}: its input is empty on these data.")
+        return None
     moments = [accumulator.moments() for accumulator in lanes[0]]
     if not all(part.is_finite for part in moments):
         raise DataError(f"The squares of what enters {quoted(name)} overflow float64. Scale the model or the data.")
@@ -231,16 +252,37 @@ def observe(
 
 
 def _accumulate(
-    lane: Sequence[Accumulator],
+    lane: tuple[Sequence[Accumulator], Sequence[Accumulator] | None],
     wanted: Sequence[Reading],
     sampling: Sequence[Sampling],
     seen: Mapping[str, Seen],
-    first: int,
+    batch: Batch,
     mask: Array | None,
 ) -> None:
-    for accumulator, reading, sample in zip(lane, wanted, sampling, strict=True):
-        for x, original in observations(reading.tap, seen[reading.tap.value], first, sample, mask):
-            accumulator.update(reading.rows(x), None if original is None else reading.rows(original))
+    for number, (reading, sample) in enumerate(zip(wanted, sampling, strict=True)):
+        value = seen[reading.tap.value]
+        for row, x, original in observations(reading.tap, value, batch.first, sample, mask):
+            if lane[1] is None:
+                _update(lane[0][number], reading, x, original)
+                continue
+            out = _held_out(row, len(value.now), batch)
+            for accumulator, which in ((lane[0][number], ~out), (lane[1][number], out)):
+                if which.any():
+                    _update(accumulator, reading, x[which], None if original is None else original[which])
+
+
+def _update(accumulator: Accumulator, reading: Reading, x: Array, original: Array | None) -> None:
+    accumulator.update(reading.rows(x), None if original is None else reading.rows(original))
+
+
+def _held_out(row: Indices, count: int, batch: Batch) -> NDArray[np.bool_]:
+    """Which observations are held out: those of every fifth calibration row, or run.
+
+    A value's first axis may be longer than the rows (time, say, folded into it) by a whole factor.
+    """
+    each = max(1, count // batch.rows)
+    held: NDArray[np.bool_] = (batch.first + row // each) % HELD_OUT == HELD_OUT - 1
+    return held
 
 
 def _element_type(graph: Graph, projection: Projection) -> int:

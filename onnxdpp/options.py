@@ -85,7 +85,16 @@ class Options:
     def rule(self) -> Rule:
         """How neurons or edges are chosen."""
         form = "affine" if self.refit == "none" else self.refit
-        return Rule(self.method, self.kernel, self.beta, self.epsilon, self.pattern, form, self.swaps)
+        # A contest needs rows held out and a refit to judge; without, it is the DPP's mode.
+        return Rule(
+            "dpp" if self.method == "auto" else self.method,
+            self.kernel,
+            self.beta,
+            self.epsilon,
+            self.pattern,
+            form,
+            self.swaps,
+        )
 
 
 CHOICES: dict[str, Sequence[str]] = {

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
+from onnxdpp.algebra.contest import edge_contest, neuron_contest
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
 from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, neuron_beta
@@ -207,11 +208,14 @@ class _Run:
         else:
             reads = [(part, np.arange(part.n // part.block))]
         wanted = readings(self.base, reads, self._alive, self.options.memory)
-        observed = self._observe(wanted, target.name)
+        auto = self.options.method == "auto" and self.options.refit != "none" and target.k < part.n
+        observed, held = self._observe(wanted, target.name, split=auto)
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
         solve = self._neurons if isinstance(part, Layer) else self._edges
         try:
-            fits, keep, result = solve(target, observed, seed)
+            fits, keep, result = (
+                solve(target, observed, seed) if held is None else self._contest(target, observed, held, seed)
+            )
         except (ValueError, IndexError, np.linalg.LinAlgError) as error:
             raise DataError(
                 f"Layer {quoted(target.name)} cannot be pruned in float64: {error} "
@@ -241,7 +245,8 @@ class _Run:
                 for reading in bundle
             ]
             fits = []
-            for reading, inputs in zip(again, self._observe(again, bundle[0].parts[0][0].name), strict=True):
+            seen, _ = self._observe(again, bundle[0].parts[0][0].name)
+            for reading, inputs in zip(again, seen, strict=True):
                 fit = refit_neurons(inputs.moments, np.arange(len(inputs.neurons)), self.options.refit)
                 weights = np.zeros_like(reading.weights)
                 weights[reading.left] = fit.weights
@@ -249,11 +254,13 @@ class _Run:
             self._write(again, fits)
             self.edits = self._scratch.spilled(self.edits)
 
-    def _observe(self, wanted: Sequence[Reading], name: str) -> list[Inputs]:
+    def _observe(
+        self, wanted: Sequence[Reading], name: str, *, split: bool = False
+    ) -> tuple[list[Inputs], list[Inputs] | None]:
         now = Graph(apply(self.base, self.edits, self.changed), self.base.folder)
         return observe(
             self.base, now, wanted, self._batches, self._provider, self.options, self._executor,
-            partial(self._progress, name), name,
+            partial(self._progress, name), name, split=split,
         )  # fmt: skip
 
     def _alive(self, projection: Projection) -> Indices:
@@ -306,6 +313,36 @@ class _Run:
         after = relative_loss((part.moments, fit) for part, fit in zip(observed, fits, strict=True))
         return fits, None, _result(target, options, betas[0], None, before, after)
 
+    def _contest(
+        self, target: Target, fit: Sequence[Inputs], held: Sequence[Inputs], seed: SeedSequence
+    ) -> tuple[list[Fit], Indices | None, LayerResult]:
+        """Let all candidates choose and refit on some rows, and take the best on others."""
+        part, rule = target.part, self.options.rule
+        if isinstance(part, Layer):
+            sections = part.sections if part.sections.any() else None
+            entries = neuron_contest(fit, held, part.n, target.k, rule, seed, sections)
+        else:
+            entries = edge_contest(fit, held, target.k, rule, seed, self._executor)
+        best = entries[0]
+        keep = best.keep if isinstance(best.keep, np.ndarray) else None
+        if keep is not None:
+            bare = [cut(inputs.moments, inputs.kept(keep)) for inputs in fit]
+        else:
+            bare = [
+                refit_edges(inputs.moments, edges, "none", self._executor)
+                for inputs, edges in zip(fit, best.keep, strict=True)
+            ]
+        before = relative_loss((inputs.moments, found) for inputs, found in zip(fit, bare, strict=True))
+        after = relative_loss((inputs.moments, found) for inputs, found in zip(fit, best.fits, strict=True))
+        result = _result(target, self.options, best.beta, keep, before, after)
+        contest = [
+            {"method": entry.method, "kernel": entry.kernel, "ridge": entry.strength, "loss": entry.loss}
+            for entry in entries
+        ]
+        kernel = best.kernel if best.method == "dpp" else None
+        result = replace(result, method=best.method, kernel=kernel, contest=contest, loss_held_out=best.loss)
+        return best.fits, keep, result
+
     def _write(self, wanted: Sequence[Reading], fits: Sequence[Fit]) -> None:
         """The edits so far and those for a layer."""
         if self.options.refit == "none" and self.options.unit == "neuron":
@@ -350,12 +387,14 @@ def _result(
         width=target.part.n,
         kept=target.k,
         keep=None if keep is None else keep.tolist(),
-        method=options.method,
+        method=options.rule.method,
         kernel=options.kernel if options.rule.uses_kernel else None,
         beta=beta,
         refit=options.refit,
         loss_before_refit=before,
         loss=after,
+        loss_held_out=None,
+        contest=None,
         observed="inputs",
         observations=0,
         seconds=0.0,

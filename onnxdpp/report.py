@@ -50,6 +50,10 @@ class LayerResult:
         Indices of the neurons that stay, sorted; None for edges.
     loss_before_refit, loss : float or None
         Relative residual at the consumers; None where the original's outputs do not vary.
+    loss_held_out : float or None
+        The loss on rows that were not fitted (method auto).
+    contest : list of dict or None
+        All candidates, the best first: method, kernel, ridge, loss on rows held out (method auto).
     observed : {"inputs", "channels"}
         What the refit works with: each input of the consumers, or, where their moments would take too much memory,
         channels as wholes.
@@ -69,6 +73,8 @@ class LayerResult:
     refit: str
     loss_before_refit: float | None
     loss: float | None
+    loss_held_out: float | None
+    contest: list[dict[str, Any]] | None
     observed: str
     observations: int
     seconds: float

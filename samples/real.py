@@ -19,8 +19,6 @@ import argparse
 import csv
 import fnmatch
 import importlib.util
-import itertools
-import json
 import os
 import platform
 import shlex
@@ -209,9 +207,7 @@ def ours(case: Case, **options: Any) -> Pruned:
     result = onnxdpp.prune(case.dense, {case.input: case.calib}, provider="cpu", **options)
     seconds = time.perf_counter() - began
     after = result.report["model"]["after"]
-    pruned = Pruned(
-        result.model, case.accuracy(result.model), after["parameters"], after["macs"], report=result.report
-    )
+    pruned = Pruned(result.model, case.accuracy(result.model), after["parameters"], after["macs"], report=result.report)
     said = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{value}" for name, value in options.items())
     note(f"{case.name}: {said}: {percent(pruned.accuracy)} in {seconds:.1f} s, {pruned.parameters:,} parameters")
     return pruned
@@ -224,27 +220,16 @@ def our_count(case: Case, keep: float) -> int:
     return int(result.report["model"]["after"]["parameters"])
 
 
-def around(count: Callable[[float], int], target: int) -> tuple[float | None, float | None]:
-    """The largest keep with at most `target` parameters and the smallest with at least as many, if there are such."""
-    counted: dict[int, int] = {}
-
-    def at(step: int) -> int:
-        if step not in counted:
-            counted[step] = count(step / STEPS)
-        return counted[step]
-
-    def first(reached: Callable[[int], bool]) -> int:
-        low, high = 1, STEPS
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (low, middle) if reached(at(middle)) else (middle + 1, high)
-        return low
-
-    above = first(lambda size: size > target) - 1  # the last that is not above
-    if above == STEPS - 1 and at(STEPS - 1) <= target:
-        above = STEPS - 1
-    least = first(lambda size: size >= target)
-    return (above / STEPS if above >= 1 else None), (least / STEPS if least < STEPS else None)
+def around(count: Callable[[float], int], target: int, start: float) -> tuple[float | None, float | None]:
+    """Keeps whose counts are next to `target`: from below and from above; both the same where one meets it."""
+    if count(start) == target:
+        return start, start
+    low, high = 0, STEPS  # counts are at most `target` up to low, and above it from high on
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle / STEPS) <= target else (low, middle)
+    below, above = low / STEPS if low else None, high / STEPS if high < STEPS else None
+    return (below, below) if below is not None and count(below) == target else (below, above)
 
 
 class Peer:
@@ -278,7 +263,7 @@ class Peer:
             *("-o", str(out), *extra),
         ]
         try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=self.limit)
+            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=self.limit)
         except subprocess.TimeoutExpired:
             return f"over {self.limit:g} s"
         if done.returncode:
@@ -373,12 +358,12 @@ def examine(case: Case, arguments: argparse.Namespace, peer: Peer | None) -> Out
     note(f"{case.name}: onnxsim leaves {half:,} of {whole:,} parameters at keep {arguments.keep:g}")
     if half == whole:
         return outcome
-    outcome.peer_keeps = around(peer.count, mine.parameters)
+    outcome.peer_keeps = around(peer.count, mine.parameters, arguments.keep)
     for keep in sorted({arguments.keep, *(keep for keep in outcome.peer_keeps if keep is not None)}):
         outcome.peer[keep] = peer.all_modes(case, keep)
-    keep, _ = around(lambda keep: our_count(case, keep), half)
+    keep, _ = around(lambda keep: our_count(case, keep), half, arguments.keep)
     if keep is not None:
-        outcome.at_peers_count = keep, ours(case, keep=keep)
+        outcome.at_peers_count = keep, mine if keep == arguments.keep else ours(case, keep=keep)
     return outcome
 
 
@@ -532,13 +517,14 @@ def loss_table(outcomes: Sequence[Outcome]) -> list[str]:
 def document(arguments: argparse.Namespace, outcomes: Sequence[Outcome], peer: str | None) -> str:
     """The whole Markdown file."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxdpp", "onnx", "numpy", "scipy"))
+    versions += f", onnxruntime {ort.__version__}"
     rivals = f"; onnxsim {peer}, each run stopped after {arguments.peer_limit:g} s" if peer else ""
     given = (Path(text).name if Path(text).is_absolute() else text for text in sys.argv[1:])
     text = [
         f"# Networks of others at keep {arguments.keep:g}: MNIST test accuracy in per cent",
         "",
         f"- command: `python samples/real.py {shlex.join(given)}`",
-        f"- machine: {processor()}; Python {platform.python_version()}, {versions}, onnxruntime {ort.__version__}{rivals}",
+        f"- machine: {processor()}; Python {platform.python_version()}, {versions}{rivals}",
         f"- {arguments.rows:,} calibration rows for both: training images, evenly spaced, no labels",
         "- all 10,000 test images: one is 0.01; the dense accuracies are those of the manifest",
         f"- `random`: mean ± sample standard deviation of seeds 0 to {arguments.seeds - 1}; seed 0 elsewhere, and for "
@@ -552,7 +538,7 @@ def document(arguments: argparse.Namespace, outcomes: Sequence[Outcome], peer: s
         text += ["", f"## At the parameters that onnxsim leaves at its keep {arguments.keep:g}"]
         text += [*their_count_table(outcomes, arguments.keep)]
         text += ["", "## onnxsim, way by way (in brackets: its best ranking)", *ways_table(outcomes)]
-    text += ["", f"## Latency: `dpp`, medians of {RUNS} runs in turn, one thread, no spinning", *latency_table(outcomes)]
+    text += ["", f"## Latency of `dpp`: medians of {RUNS} runs in turn on one thread", *latency_table(outcomes)]
     text += ["", "## Where `dpp` loses", *loss_table(outcomes)]
     return "\n".join(text) + "\n"
 
@@ -578,6 +564,7 @@ def main() -> None:
     with (arguments.models / "manifest.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["accuracy_data"] == "mnist"]
     rows = [row for row in rows if fnmatch.fnmatchcase(row["file"], arguments.only)]
+    rows.sort(key=lambda row: (arguments.models / row["file"]).stat().st_size)
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
         peer = None

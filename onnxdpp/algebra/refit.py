@@ -65,7 +65,7 @@ def cut(moments: Moments, keep: NDArray[np.intp]) -> Fit:
     return Fit(weights, None)
 
 
-def refit_neurons(moments: Moments, keep: NDArray[np.intp], form: str) -> Fit:
+def refit_neurons(moments: Moments, keep: NDArray[np.intp], form: str, strength: float | None = None) -> Fit:
     """Weights of a consumer of which only the inputs `keep` are left.
 
     Parameters
@@ -74,6 +74,8 @@ def refit_neurons(moments: Moments, keep: NDArray[np.intp], form: str) -> Fit:
     keep : (k,) integer array
         The kept inputs, the same for every output.
     form : {"affine", "linear", "none"}
+    strength : float, optional
+        The ridge, in units of the mean diagonal of the Gram; see `ridge` for what it is otherwise.
 
     Notes
     -----
@@ -83,12 +85,14 @@ def refit_neurons(moments: Moments, keep: NDArray[np.intp], form: str) -> Fit:
         return cut(moments, keep)
     gram, cross = _centred(moments, form)
     weights = np.zeros_like(moments.weights)
-    strength = ridge(moments, len(keep), form)
+    strength = ridge(moments, len(keep), form) if strength is None else strength
     weights[keep] = _solve(gram[np.ix_(keep, keep)], cross[keep], moments.weights[keep], strength)
     return _with_intercept(moments, weights, form)
 
 
-def refit_edges(moments: Moments, kept: NDArray[np.intp], form: str, executor: Executor) -> Fit:
+def refit_edges(
+    moments: Moments, kept: NDArray[np.intp], form: str, executor: Executor, strength: float | None = None
+) -> Fit:
     """Weights of a projection of which every output keeps edges of its own.
 
     Parameters
@@ -99,6 +103,8 @@ def refit_edges(moments: Moments, kept: NDArray[np.intp], form: str, executor: E
     form : {"affine", "linear", "none"}
     executor : Executor
         Where the outputs, each a problem of its own, are solved side by side.
+    strength : float, optional
+        The ridge, as in `refit_neurons`.
 
     Notes
     -----
@@ -110,7 +116,8 @@ def refit_edges(moments: Moments, kept: NDArray[np.intp], form: str, executor: E
         weights[kept, outputs] = moments.weights[kept, outputs]
         return Fit(weights, None)
     gram, cross = _centred(moments, form)
-    solve = partial(_solve_edge, gram, cross, moments.weights, ridge(moments, len(kept), form))
+    strength = ridge(moments, len(kept), form) if strength is None else strength
+    solve = partial(_solve_edge, gram, cross, moments.weights, strength)
     for j, solved in enumerate(executor.map(solve, outputs, kept.T)):
         weights[kept[:, j], j] = solved
     return _with_intercept(moments, weights, form)

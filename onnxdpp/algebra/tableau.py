@@ -49,8 +49,8 @@ class Tableau:
         Neurons.
     form : {"affine", "linear"}
         Of the refit: with an intercept or without.
-    full : bool
-        Whether S is all neurons at first, or none. Inputs that always stay are in it anyway.
+    inside : integer array
+        The neurons of S at first. Inputs that always stay are in it anyway.
     sections : (n,) integer array, optional
         The last neuron of a section is never dropped.
 
@@ -63,11 +63,11 @@ class Tableau:
     """
 
     def __init__(
-        self, observed: Sequence[Inputs], n: int, form: str, *, full: bool, sections: Indices | None = None
+        self, observed: Sequence[Inputs], n: int, form: str, inside: Indices, *, sections: Indices | None = None
     ) -> None:
-        self._parts = [_Part(part, n, form, full=full) for part in observed]
+        self._parts = [_Part(part, n, form, inside) for part in observed]
         self._sections = np.zeros(n, np.intp) if sections is None else sections
-        self.inside = np.full(n, full)
+        self.inside = np.isin(np.arange(n), inside)
         self.error = sum(part.error for part in self._parts)
 
     def costs(self) -> Matrix:
@@ -107,7 +107,7 @@ class Tableau:
 class _Part:
     """The tableau of one value."""
 
-    def __init__(self, observed: Inputs, n: int, form: str, *, full: bool) -> None:
+    def __init__(self, observed: Inputs, n: int, form: str, inside: Indices) -> None:
         moments = observed.moments
         centred = form == "affine"
         gram = np.array(moments.covariance if centred else moments.gram, order="F")
@@ -125,8 +125,7 @@ class _Part:
         self._blocks = [order[low:high] for low, high in pairwise(bounds.tolist())]
         self._single = np.array_equal(observed.neurons, np.arange(n))
         self._sign = np.ones(count)  # -1 for inputs in S
-        always = order[: bounds[0]]
-        start = np.arange(count) if full else always
+        start = observed.kept(inside)
         if len(start):
             self._start(start)
 
@@ -220,7 +219,7 @@ def eliminate(
         it; those never dropped come first, ascending. And the error with the first k of them, for k = 0 to n; NaN for
         k below the number left.
     """
-    table = Tableau(observed, n, form, full=True, sections=sections)
+    table = Tableau(observed, n, form, np.arange(n), sections=sections)
     curve = np.full(n + 1, np.nan)
     curve[n] = table.error
     dropped: list[int] = []
@@ -247,7 +246,7 @@ def pursue(observed: Sequence[Inputs], n: int, form: str, *, most: int) -> tuple
     (most,) integer array, (most + 1,) float64 array
         In the order of choice; the error with the first k of them.
     """
-    table = Tableau(observed, n, form, full=False)
+    table = Tableau(observed, n, form, np.empty(0, np.intp))
     curve = [table.error]
     chosen: list[int] = []
     for _ in range(most):
@@ -272,9 +271,7 @@ def swapped(
     """
     if len(keep) == n:
         return np.sort(keep)
-    table = Tableau(observed, n, form, full=True, sections=sections)
-    for neuron in np.setdiff1d(np.arange(n), keep):
-        table.drop(int(neuron), 0.0)
+    table = Tableau(observed, n, form, keep, sections=sections)
     for _ in range(most):
         costs = table.costs()
         worst = int(costs.argmin())

@@ -79,7 +79,7 @@ def _order(positions: int, seed: int) -> NDArray[np.intp]:
 
 def observations(
     tap: Tap, seen: Seen, first: int, sampling: Sampling, mask: Array | None
-) -> Iterator[tuple[Array, Array | None]]:
+) -> Iterator[tuple[NDArray[np.intp], Array, Array | None]]:
     """What enters a projection: rows in the model as pruned so far, and in the original where that differs.
 
     Parameters
@@ -95,15 +95,21 @@ def observations(
 
     Yields
     ------
-    (r, k) array, and (r, n) array or None
+    (r,) integer array, (r, k) array, and (r, n) array or None
+        Which entry of the value's first axis each row is from; the rows.
     """
     if tap.patch is None:
         now, original = (None if x is None else x.reshape(-1, x.shape[-1]) for x in (seen.now, seen.original))
         assert now is not None
+        owner = (
+            np.repeat(np.arange(seen.now.shape[0]), prod(seen.now.shape[1:-1]))
+            if seen.now.ndim > 1
+            else np.zeros(1, np.intp)
+        )
         if mask is not None and covers(mask, seen.now):
             rows = np.repeat(mask.ravel() != 0, prod(seen.now.shape[mask.ndim : -1]))
-            now, original = now[rows], None if original is None else original[rows]
-        yield now, original
+            now, original, owner = now[rows], None if original is None else original[rows], owner[rows]
+        yield owner, now, original
         return
     count = prod(tap.patch.positions(seen.now.shape[2:]))
     row, position = sampling.places(first, len(seen.now), count)
@@ -113,6 +119,7 @@ def observations(
         rows, positions = row[start : start + CHUNK], position[start : start + CHUNK]
         used = slice(rows[0], rows[-1] + 1)
         yield (
+            rows,
             tap.patch.rows(now[used], rows - rows[0], positions),
             None if original is None else tap.patch.rows(original[used], rows - rows[0], positions),
         )

@@ -1,0 +1,132 @@
+"""``auto``: every candidate is fitted on some rows and judged on others, and the best one is taken.
+
+No rule of selection wins everywhere: the mode of a DPP keeps what is diverse, least-error selection what the consumers
+need, and with few rows either may follow noise. So each layer holds a contest. Candidates choose and refit on the
+rows to fit; the error of their refit on the rows held out is closed form too (`refit.squared_error`), so that no model
+runs for it. The ridge of each refit is chosen in the same way.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.random import SeedSequence
+from numpy.typing import NDArray
+
+from onnxdpp.algebra.moments import Moments
+from onnxdpp.algebra.neurons import Inputs
+from onnxdpp.algebra.refit import Fit, refit_edges, refit_neurons, relative_loss, ridge
+from onnxdpp.algebra.selection import Rule, choose_edges, choose_neurons, edge_beta, neuron_beta
+
+Indices = NDArray[np.intp]
+
+NEURONS = (("dpp", "rbf"), ("obs", "rbf"), ("omp", "rbf"), ("importance", "rbf"))
+EDGES = (("dpp", "linear"), ("obs", "rbf"), ("fluctuation", "rbf"), ("importance", "rbf"))
+SWAPS = 100
+"""How many pairs of neurons a candidate may swap."""
+RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
+WIDEST = 6000
+"""Inputs from which on least-error selection (n³ flops, bound by memory) is left out."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A candidate and what it came to.
+
+    Attributes
+    ----------
+    method, kernel : str
+    beta : float or None
+        Of the kernel, as used.
+    strength : float
+        Of the ridge of its refit.
+    loss : float or None
+        Of its refit on the rows held out.
+    keep : integer array
+        Neurons, sorted; or for edges the inputs that each output keeps, one array for each value that is read.
+    fits : list of Fit
+    """
+
+    method: str
+    kernel: str
+    beta: float | None
+    strength: float
+    loss: float | None
+    keep: Indices | list[Indices]
+    fits: list[Fit]
+
+
+def neuron_contest(
+    fit: Sequence[Inputs],
+    held: Sequence[Inputs],
+    n: int,
+    k: int,
+    rule: Rule,
+    seed: SeedSequence,
+    sections: Indices | None,
+) -> list[Entry]:
+    """All candidates for a layer of n neurons of which k stay, the best one first.
+
+    Parameters
+    ----------
+    fit, held : sequences of Inputs
+        From the rows to fit and from those held out, one for each value that consumers read.
+    n, k : int
+    rule : Rule
+        What else is asked for: beta, epsilon, the form of the refit.
+    seed : SeedSequence
+    sections : (n,) integer array or None
+    """
+    wide = max(len(part.neurons) for part in fit) > WIDEST
+    entries = []
+    for method, kernel in NEURONS:
+        if wide and method in ("obs", "omp"):
+            continue
+        own = replace(rule, method=method, kernel=kernel, swaps=0 if wide else SWAPS)
+        beta = neuron_beta(fit, n, own)
+        keep = choose_neurons(fit, n, k, own, beta, seed, sections)
+        best: Entry | None = None
+        for strength in _ridges(fit[0].moments, k, rule):
+            fits = [refit_neurons(part.moments, part.kept(keep), rule.form, strength) for part in fit]
+            loss = relative_loss((part.moments, found) for part, found in zip(held, fits, strict=True))
+            if best is None or _order(loss) < _order(best.loss):
+                best = Entry(method, kernel, beta, strength, loss, keep, fits)
+        assert best is not None
+        entries.append(best)
+    return sorted(entries, key=lambda entry: _order(entry.loss))
+
+
+def edge_contest(
+    fit: Sequence[Inputs], held: Sequence[Inputs], k: int, rule: Rule, seed: SeedSequence, executor: Executor
+) -> list[Entry]:
+    """All candidates for the edges of a projection of which each output keeps k, the best one first."""
+    entries = []
+    seeds = [seed] if len(fit) == 1 else seed.spawn(len(fit))
+    for method, kernel in EDGES:
+        own = replace(rule, method=method, kernel=kernel)
+        if method == "obs" and rule.pattern is not None:
+            continue
+        betas = [edge_beta(part.moments, own) for part in fit]
+        kept = [
+            choose_edges(part.moments, k, own, beta, part_seed, executor)
+            for part, beta, part_seed in zip(fit, betas, seeds, strict=True)
+        ]
+        strength = ridge(fit[0].moments, k, rule.form)
+        fits = [
+            refit_edges(part.moments, edges, rule.form, executor, strength)
+            for part, edges in zip(fit, kept, strict=True)
+        ]
+        loss = relative_loss((part.moments, found) for part, found in zip(held, fits, strict=True))
+        entries.append(Entry(method, kernel, betas[0], strength, loss, kept, fits))
+    return sorted(entries, key=lambda entry: _order(entry.loss))
+
+
+def _ridges(moments: Moments, k: int, rule: Rule) -> list[float]:
+    """The ridges to try: the plain one first, so that it is taken among equals."""
+    plain = ridge(moments, k, rule.form)
+    return [plain] if rule.form == "linear" else [plain, *(strength for strength in RIDGES if strength != plain)]
+
+
+def _order(loss: float | None) -> float:
+    return np.inf if loss is None else loss
