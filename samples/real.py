@@ -1,7 +1,7 @@
 """Networks of others, half their channels and neurons: accuracy beside onnxsim's, parameters, MACs and latency.
 
     python samples/real.py --models DIR --data DIR [--keep F] [--rows N] [--seeds N] [--only GLOB]
-        [--peer RUN_ONNXSIM.py --peer-python PYTHON] [--peer-limit SECONDS] [--out TABLE.md]
+        [--peer RUN_ONNXSIM.py --peer-python PYTHON] [--peer-limit SECONDS] [--peer-folder DIR] [--out TABLE.md]
 
 DIR of `--models` holds the .onnx files and ``manifest.csv``, which says what answers MNIST and how its images are
 made ready; DIR of `--data` holds the four IDX files and ``datasets.py``. Every model with a known accuracy is pruned
@@ -58,6 +58,16 @@ COUNTING_ROWS = 8
 STEPS = 200  # keeps that a search looks at
 MODES = ("structured", "structured+finetune", "structured+seqft", "structured+blockft")
 RANKINGS = (("wanda", "l2"), ("wanda", "l1"), ("l2", "l2"), ("l2", "l1"))  # criterion, norm
+METHODS: dict[str, tuple[dict[str, Any], bool]] = {  # options; whether the seed matters
+    "auto": ({"method": "auto"}, False),
+    "dpp": ({"method": "dpp"}, False),
+    "dpp, swaps": ({"method": "dpp", "swaps": 100}, False),
+    "importance": ({"method": "importance"}, False),
+    "random": ({"method": "random"}, True),
+    "dpp, no refit": ({"method": "dpp", "refit": "none"}, False),
+}
+BRIEF = ("auto", "dpp", "random")
+SHOWN = ("auto", "dpp")  # beside onnxsim
 WARM, RUNS = 50, 400
 LATENCY_BATCHES = (1, 64)
 
@@ -240,7 +250,8 @@ class Peer:
         self.python = python
         self.limit = limit
         self.folder = folder
-        self.hopeless: set[str] = set()  # modes that ran out of time on the present case
+        self.stem = ""  # of the files of the present case
+        self.hopeless: set[str] = set()  # modes that ran out of time on it
 
     def version(self) -> str:
         """Of onnxsim."""
@@ -250,16 +261,33 @@ class Peer:
     def give(self, case: Case) -> None:
         """Write the files that the following runs read."""
         self.hopeless.clear()
-        onnx.save(case.dense, self.folder / "dense.onnx")
-        np.savez(self.folder / "calib.npz", **{case.input: case.calib})
+        self.stem = f"{case.name.replace('/', '-')}-{case.rows}"
+        onnx.save(case.dense, self.folder / f"{self.stem}.onnx")
+        np.savez(self.folder / f"{self.stem}.npz", **{case.input: case.calib})
 
     def prune(self, keep: float, mode: str, ranking: tuple[str, str], *extra: str) -> ModelProto | str:
         """The model, or why there is none."""
-        out = self.folder / "out.onnx"
-        out.unlink(missing_ok=True)
+        out = self.folder / f"{self.stem}-{keep:g}-{mode}-{'-'.join(ranking)}{'-few' if extra else ''}.onnx"
+        reason = out.with_suffix(".txt")
+        if not out.exists() and not reason.exists():
+            said = self.run(out, keep, mode, ranking, *extra)
+            if said is not None:
+                reason.write_text(said, encoding="utf-8")
+        return onnx.load(out) if out.exists() else reason.read_text(encoding="utf-8")
+
+    def run(self, out: Path, keep: float, mode: str, ranking: tuple[str, str], *extra: str) -> str | None:
+        """Leave the model at `out`, or return why there is none."""
         command = [
-            *(self.python, str(self.script), str(self.folder / "dense.onnx"), "--keep", f"{keep:g}", "--mode", mode),
-            *("--calib", str(self.folder / "calib.npz"), "--criterion", ranking[0], "--norm", ranking[1]),
+            *(
+                self.python,
+                str(self.script),
+                str(self.folder / f"{self.stem}.onnx"),
+                "--keep",
+                f"{keep:g}",
+                "--mode",
+                mode,
+            ),
+            *("--calib", str(self.folder / f"{self.stem}.npz"), "--criterion", ranking[0], "--norm", ranking[1]),
             *("-o", str(out), *extra),
         ]
         try:
@@ -268,7 +296,7 @@ class Peer:
             return f"over {self.limit:g} s"
         if done.returncode:
             return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "failed")[:120]
-        return onnx.load(out)
+        return None
 
     def count(self, keep: float) -> int:
         """How many parameters stay at a keep."""
@@ -323,7 +351,7 @@ class Outcome:
     latency: dict[int, tuple[float, float]] = field(default_factory=dict)
     peer: dict[float, dict[str, Pruned | str]] = field(default_factory=dict)
     peer_keeps: tuple[float | None, float | None] | None = None  # below and above our count; None: it prunes nothing
-    at_peers_count: tuple[float, Pruned] | None = None
+    at_peers_count: tuple[float, dict[str, Pruned]] | None = None
 
 
 def latency(dense: ModelProto, pruned: ModelProto, name: str, rows: np.ndarray) -> tuple[float, float]:
@@ -343,9 +371,9 @@ def examine(case: Case, arguments: argparse.Namespace, peer: Peer | None) -> Out
     outcome = Outcome(case, case.accuracy(case.dense), case.size(case.dense))
     if abs(outcome.dense - case.known) > 0.5 / len(case.images.labels):
         sys.exit(f"{case.name}: accuracy {outcome.dense}, but {case.known} in the manifest")
-    small = our_layers(case, SMALL)
-    outcome.methods = methods(case, arguments.keep, 1 if small else arguments.seeds)
-    if small:
+    wide = has_wide_layers(case)
+    outcome.methods = methods(case, arguments.keep, 1 if wide else arguments.seeds, brief=wide)
+    if wide:
         outcome.by_channels = methods(case, arguments.keep, arguments.seeds, memory=SMALL)
     mine = outcome.methods["dpp"][0]
     for batch in LATENCY_BATCHES:
@@ -363,25 +391,28 @@ def examine(case: Case, arguments: argparse.Namespace, peer: Peer | None) -> Out
         outcome.peer[keep] = peer.all_modes(case, keep)
     keep, _ = around(lambda keep: our_count(case, keep), half, arguments.keep)
     if keep is not None:
-        outcome.at_peers_count = keep, mine if keep == arguments.keep else ours(case, keep=keep)
+        shown = {
+            name: outcome.methods[name][0] if keep == arguments.keep else ours(case, keep=keep, **METHODS[name][0])
+            for name in SHOWN
+        }
+        outcome.at_peers_count = keep, shown
     return outcome
 
 
-def our_layers(case: Case, memory: int) -> bool:
-    """Whether some layer would be observed by channels with so little memory."""
+def has_wide_layers(case: Case) -> bool:
+    """Whether a consumer has so many inputs that their moments take more than `SMALL` bytes."""
     few = {case.input: case.calib[:COUNTING_ROWS]}
-    result = onnxdpp.prune(case.dense, few, keep=0.5, method="random", provider="cpu", memory=memory)
+    result = onnxdpp.prune(case.dense, few, keep=0.5, method="random", provider="cpu", memory=SMALL)
     return any(layer["observed"] == "channels" for layer in result.report["layers"])
 
 
-def methods(case: Case, keep: float, seeds: int, **options: Any) -> dict[str, list[Pruned]]:
-    """Every method of ours at one keep."""
-    return {
-        "dpp": [ours(case, keep=keep, method="dpp", **options)],
-        "importance": [ours(case, keep=keep, method="importance", **options)],
-        "random": [ours(case, keep=keep, method="random", seed=seed, **options) for seed in range(seeds)],
-        "dpp, no refit": [ours(case, keep=keep, method="dpp", refit="none", **options)],
-    }
+def methods(case: Case, keep: float, seeds: int, *, brief: bool = False, **options: Any) -> dict[str, list[Pruned]]:
+    """Every method of ours at one keep; `brief`: only those that cost little or say most."""
+    found = {}
+    for name, (own, draws) in METHODS.items():
+        if not brief or name in BRIEF:
+            found[name] = [ours(case, keep=keep, seed=seed, **own, **options) for seed in range(seeds if draws else 1)]
+    return found
 
 
 def note(text: str) -> None:
@@ -394,8 +425,8 @@ def percent(fraction: float) -> str:
 
 def spread(values: Sequence[float]) -> str:
     """One figure, or mean ± deviation, in per cent."""
-    if len(values) == 1:
-        return percent(values[0])
+    if len(values) < 2:
+        return percent(values[0]) if values else ""
     return f"{percent(statistics.mean(values))} ± {percent(statistics.stdev(values))}"
 
 
@@ -424,12 +455,12 @@ def accuracy_table(outcomes: Sequence[Outcome]) -> list[str]:
                     f"{outcome.size[0]:,} → {mine.parameters:,}",
                     f"{outcome.size[1]:,} → {mine.macs:,}",
                     percent(outcome.dense),
-                    *(spread([run.accuracy for run in runs]) for runs in found.values()),
-                    f"{100 * (outcome.dense - mine.accuracy):.2f}",
+                    *(spread([run.accuracy for run in found.get(name, [])]) for name in METHODS),
+                    *(f"{100 * (outcome.dense - found[name][0].accuracy):.2f}" for name in SHOWN),
                 ]
             )
-    head = ["model", "parameters", "MACs per row", "dense", "`dpp`", "`importance`", "`random`", "`dpp`, no refit"]
-    return lines_of([*head, "drop of `dpp`"], rows)
+    head = ["model", "parameters", "MACs per row", "dense", *METHODS, *(f"drop of {name}" for name in SHOWN)]
+    return lines_of(head, rows)
 
 
 def peer_cells(outcome: Outcome, keep: float | None) -> list[str]:
@@ -440,21 +471,29 @@ def peer_cells(outcome: Outcome, keep: float | None) -> list[str]:
     return [f"{best.parameters:,} ({keep:g})", percent(best.accuracy), best.how]
 
 
+def gap(mine: Pruned, rival: Pruned) -> str:
+    """By how many points we are ahead."""
+    return f"{100 * (mine.accuracy - rival.accuracy):+.2f}"
+
+
 def same_count_table(outcomes: Sequence[Outcome]) -> list[str]:
     rows = []
     for outcome in outcomes:
-        mine = outcome.methods["dpp"][0]
-        cells = [outcome.case.name, percent(outcome.dense), f"{mine.parameters:,}", percent(mine.accuracy)]
+        shown = [outcome.methods[name][0] for name in SHOWN]
+        cells = [outcome.case.name, percent(outcome.dense), f"{shown[0].parameters:,}"]
+        cells += [percent(run.accuracy) for run in shown]
         if outcome.peer_keeps is None:
-            rows.append([*cells, "it removes nothing, and says nothing", "", "", "", "", "", ""])
+            rows.append([*cells, "it removes nothing and does not say so", *[""] * 7])
             continue
         below, above = outcome.peer_keeps
-        rows.append([*cells, *peer_cells(outcome, above), *peer_cells(outcome, below)])
-        rivals = [best_of(outcome.peer[keep]).accuracy for keep in (below, above) if keep is not None]
-        rows[-1].append(f"{100 * (mine.accuracy - max(rivals)):+.2f}")
-    head = ["model", "dense", "onnxdpp: parameters", "accuracy"]
+        best = max(
+            (best_of(outcome.peer[keep]) for keep in (below, above) if keep is not None), key=lambda run: run.accuracy
+        )
+        cells += [*peer_cells(outcome, above), *peer_cells(outcome, below)]
+        rows.append([*cells, *(gap(run, best) for run in shown)])
+    head = ["model", "dense", "onnxdpp: parameters", *SHOWN]
     head += ["onnxsim, next above: parameters (keep)", "accuracy", "best way"]
-    head += ["onnxsim, next below: parameters (keep)", "accuracy", "best way", "onnxdpp - onnxsim"]
+    head += ["next below: parameters (keep)", "accuracy", "best way", *(f"{name} - onnxsim" for name in SHOWN)]
     return lines_of(head, rows)
 
 
@@ -467,13 +506,15 @@ def their_count_table(outcomes: Sequence[Outcome], keep: float) -> list[str]:
         cells = [outcome.case.name, percent(outcome.dense), f"{best.parameters:,}", f"{best.macs:,}"]
         cells += [percent(best.accuracy), best.how]
         if outcome.at_peers_count is None:
-            rows.append([*cells, "", "", "", "", ""])
+            rows.append([*cells, *[""] * (2 + 2 * len(SHOWN))])
             continue
-        own_keep, mine = outcome.at_peers_count
-        cells += [f"{mine.parameters:,} ({own_keep:g})", f"{mine.macs:,}", percent(mine.accuracy)]
-        rows.append([*cells, f"{100 * (mine.accuracy - best.accuracy):+.2f}"])
+        own_keep, shown = outcome.at_peers_count
+        runs = list(shown.values())
+        cells += [f"{runs[0].parameters:,} ({own_keep:g})", f"{runs[0].macs:,}"]
+        rows.append([*cells, *(percent(run.accuracy) for run in runs), *(gap(run, best) for run in runs)])
     head = ["model", "dense", "onnxsim: parameters", "MACs", "accuracy", "best way"]
-    return lines_of([*head, "onnxdpp: parameters (keep)", "MACs", "accuracy", "onnxdpp - onnxsim"], rows)
+    head += ["onnxdpp: parameters (keep)", "MACs", *SHOWN, *(f"{name} - onnxsim" for name in SHOWN)]
+    return lines_of(head, rows)
 
 
 def ways_table(outcomes: Sequence[Outcome]) -> list[str]:
@@ -507,11 +548,15 @@ def loss_table(outcomes: Sequence[Outcome]) -> list[str]:
     rows = []
     for outcome in outcomes:
         for label, found in (("", outcome.methods), (", by channels", outcome.by_channels)):
-            if found:
-                layers = found["dpp"][0].report["layers"]
-                text = ", ".join(f"{part['width']} → {part['kept']}: {part['loss']:.3f}" for part in layers)
-                rows.append([outcome.case.name + label, text])
-    return lines_of(["model", "neurons or channels of each layer in turn: loss after the refit"], rows, left=2)
+            for name in SHOWN if found else ():
+                layers = found[name][0].report["layers"]
+                losses = (
+                    f"{part['width']} → {part['kept']}: {part['loss']:.3f}"
+                    + (f" ({part['method']})" if name == "auto" else "")
+                    for part in layers
+                )
+                rows.append([outcome.case.name + label, name, ", ".join(losses)])
+    return lines_of(["model", "method", "each layer in turn: neurons or channels, loss after the refit"], rows, left=3)
 
 
 def document(arguments: argparse.Namespace, outcomes: Sequence[Outcome], peer: str | None) -> str:
@@ -539,7 +584,7 @@ def document(arguments: argparse.Namespace, outcomes: Sequence[Outcome], peer: s
         text += [*their_count_table(outcomes, arguments.keep)]
         text += ["", "## onnxsim, way by way (in brackets: its best ranking)", *ways_table(outcomes)]
     text += ["", f"## Latency of `dpp`: medians of {RUNS} runs in turn on one thread", *latency_table(outcomes)]
-    text += ["", "## Where `dpp` loses", *loss_table(outcomes)]
+    text += ["", "## Where accuracy is lost", *loss_table(outcomes)]
     return "\n".join(text) + "\n"
 
 
@@ -554,6 +599,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer", type=Path, metavar="RUN_ONNXSIM.py", help="run onnxsim beside it")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="one that has onnxsim")
     parser.add_argument("--peer-limit", type=float, default=300, metavar="S", help="for one run (default 300)")
+    parser.add_argument("--peer-folder", type=Path, metavar="DIR", help="keep its models there; made ones are reused")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("real.md"))
     return parser.parse_args()
 
@@ -565,11 +611,15 @@ def main() -> None:
         rows = [row for row in csv.DictReader(file) if row["accuracy_data"] == "mnist"]
     rows = [row for row in rows if fnmatch.fnmatchcase(row["file"], arguments.only)]
     rows.sort(key=lambda row: (arguments.models / row["file"]).stat().st_size)
+    if not rows:
+        sys.exit(f"no model with a known MNIST accuracy matches {arguments.only!r}")
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory() as folder:
         peer = None
         if arguments.peer:
-            peer = Peer(arguments.peer.absolute(), arguments.peer_python, arguments.peer_limit, Path(folder))
+            place = (arguments.peer_folder or Path(folder)).absolute()
+            place.mkdir(parents=True, exist_ok=True)
+            peer = Peer(arguments.peer.absolute(), arguments.peer_python, arguments.peer_limit, place)
         peer_version = peer.version() if peer else None
         text = ""
         for row in rows:

@@ -130,7 +130,8 @@ def test_depthwise_convolution_upon_what_stays_is_left_alone() -> None:
 def test_depthwise_separable_blocks() -> None:
     proto = image(
         """[p1] a = Conv(x, A)   b = Relu(a)   [d1] c = Conv <group = 6, pads = [1, 1, 1, 1]> (b, D1)   d = Relu(c)
-        [p2] e = Conv(d, B)   f = Relu(e)   [d2] g = Conv <group = 5, pads = [1, 1, 1, 1]> (f, D2)   [p3] y = Conv(g, C)""",
+        [p2] e = Conv(d, B)   f = Relu(e)   [d2] g = Conv <group = 5, pads = [1, 1, 1, 1]> (f, D2)
+        [p3] y = Conv(g, C)""",
         A=(6, 3, 1, 1), D1=(6, 1, 3, 3), B=(5, 6, 1, 1), D2=(5, 1, 3, 3), C=(2, 5, 1, 1),
     )  # fmt: skip
     assert widths(proto) == {"p1": 6, "p2": 5}
@@ -156,7 +157,8 @@ def test_groups_of_producer_and_consumer_that_cross() -> None:
         "h = Flatten(a)",
         "h = Reshape(a, rest)",
         "h = Reshape(a, fixed)",
-        "s = Shape(a)   i = Gather(s, zero)   b = Unsqueeze(i, first)   t = Concat <axis = 0> (b, minus)   h = Reshape(a, t)",
+        "s = Shape(a)   i = Gather(s, zero)   b = Unsqueeze(i, first)   "
+        "t = Concat <axis = 0> (b, minus)   h = Reshape(a, t)",
         "s = Shape(x)   b = Slice(s, first, one)   t = Concat <axis = 0> (b, minus)   h = Reshape(a, t)",
         "p = Transpose <perm = [0, 2, 3, 1]> (a)   h = Reshape(p, rest)",
         "p = Transpose <perm = [0, 2, 3, 1]> (a)   q = Reshape(p, four)   h = Flatten(q)",
@@ -229,7 +231,8 @@ def test_squeeze_and_excite_gate(pool: str) -> None:
 def test_fan_out_to_branches_that_are_concatenated() -> None:
     proto = image(
         """[c1] a = Conv(x, W1)   h = Relu(a)   [b1] p = Conv(h, A)   [b2] q = Conv <pads = [1, 1, 1, 1]> (h, B)
-        m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (h)   c = Concat <axis = 1> (p, q, m)   [c2] y = Conv(c, W2)""",
+        m = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (h)   c = Concat <axis = 1> (p, q, m)
+        [c2] y = Conv(c, W2)""",
         W1=(4, 3, 1, 1), A=(3, 4, 1, 1), B=(5, 4, 3, 3), W2=(2, 12, 1, 1),
     )  # fmt: skip
     layers = found(proto)
@@ -240,7 +243,8 @@ def test_fan_out_to_branches_that_are_concatenated() -> None:
 
 def test_upsampling_path_with_a_skip() -> None:
     proto = image(
-        """[c1] a = Conv <pads = [1, 1, 1, 1]> (x, W1)   h = Relu(a)   d = MaxPool <kernel_shape = [2, 1], strides = [2, 1]> (h)
+        """[c1] a = Conv <pads = [1, 1, 1, 1]> (x, W1)   h = Relu(a)
+        d = MaxPool <kernel_shape = [2, 1], strides = [2, 1]> (h)
         [c2] e = Conv(d, W2)   [up] u = ConvTranspose <strides = [2, 1]> (e, W3)   c = Concat <axis = 1> (u, h)
         [c3] y = Conv(c, W4)""",
         W1=(4, 3, 3, 3), W2=(5, 4, 1, 1), W3=(5, 3, 2, 1), W4=(2, 7, 1, 1),
@@ -263,7 +267,7 @@ def test_decomposed_group_normalization() -> None:
 
 def test_gated_linear_unit_of_convolutions() -> None:
     proto = image(
-        """[c1] a = Conv(x, W1)   p, q = Split <axis = 1> (a)   s = Sigmoid(q)   h = Mul(p, s)   [c2] y = Conv(h, W2)""",
+        "[c1] a = Conv(x, W1)   p, q = Split <axis = 1> (a)   s = Sigmoid(q)   h = Mul(p, s)   [c2] y = Conv(h, W2)",
         W1=(8, 3, 1, 1), W2=(2, 4, 1, 1),
     )  # fmt: skip
     assert widths(proto) == {"c1": 4}
@@ -334,7 +338,8 @@ def test_follower_stored_as_float16_is_cut() -> None:
 @pytest.mark.parametrize("tie", ["", "T = Identity(W)   "])
 def test_tied_kernels_are_refused(tie: str) -> None:
     proto = image(
-        f"{tie}[c1] a = Conv(x, W)   h = Relu(a)   [c2] b = Conv(h, {'T' if tie else 'W'})   k = Relu(b)   [c3] y = Conv(k, O)",
+        f"{tie}[c1] a = Conv(x, W)   h = Relu(a)   "
+        f"[c2] b = Conv(h, {'T' if tie else 'W'})   k = Relu(b)   [c3] y = Conv(k, O)",
         W=(3, 3, 1, 1), O=(2, 3, 1, 1),
     )  # fmt: skip
     assert found(proto) == {}
@@ -425,7 +430,8 @@ def test_matmul_passes_on_neurons_along_another_axis() -> None:
 
 def test_dropping_two_layers_of_one_model_at_once() -> None:
     proto = image(
-        "[c1] a = Conv(x, W1)   h = Relu(a)   [c2] b = Conv(h, W2)   k = Relu(b)   f = Flatten(k)   [fc] y = Gemm(f, W3)",
+        "[c1] a = Conv(x, W1)   h = Relu(a)   [c2] b = Conv(h, W2)   k = Relu(b)   "
+        "f = Flatten(k)   [fc] y = Gemm(f, W3)",
         out=2, W1=(5, 3, 1, 1), W2=(4, 5, 3, 3), W3=(48, 2),
     )  # fmt: skip
     graph = graph_of(proto)

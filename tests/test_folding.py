@@ -45,7 +45,7 @@ CASES: list[tuple[str, dict[str, Any], list[Array], int]] = [
 def by_onnxruntime(operator: str, attributes: dict[str, Any], inputs: list[Array], opset: int) -> Array:
     names = [f"c{index}" for index in range(len(inputs))]
     proto = model(
-        f"g (float[N] x) => (float[N] y) {{ y = Relu(x) }}", opset=opset, **dict(zip(names, inputs, strict=True))
+        "g (float[N] x) => (float[N] y) { y = Relu(x) }", opset=opset, **dict(zip(names, inputs, strict=True))
     )  # fmt: skip
     proto.graph.node.append(helper.make_node(operator, names, ["z"], **attributes))
     kind = attributes.get("to", helper.np_dtype_to_tensor_dtype(inputs[0].dtype))

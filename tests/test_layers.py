@@ -420,10 +420,10 @@ def with_if(condition_reads: str) -> ModelProto:
         ("[t] b, i = TopK(a, k)   h = Relu(b)", {"k": np.int64([5])}, "TopK 't' mixes neurons"),
         ("h = Relu(a)   [m] z = ReduceMean(h)", {}, "ReduceMean 'm' mixes neurons"),
         ("Softmax_out = Softmax(a)   h = Relu(Softmax_out)", {}, "Softmax 'Softmax_out' mixes neurons"),
-        ("h = Relu(a)   [sq] z = MatMul(h, h)", {}, "its consumer MatMul 'sq' cannot be refitted: it multiplies two computed values, as attention does; "
+        ("h = Relu(a)   [sq] z = MatMul(h, h)", {},
+         "its consumer MatMul 'sq' cannot be refitted: it multiplies two computed values, as attention does; "
          "heads and their dimensions are not pruned"),
         ("[g] h = Gemm(x, V, a)", {"V": (4, 5)}, "Gemm 'g' takes its neurons as a parameter"),
-        ("[p] h = CastLike(c, a)", {"c": normal(1, 5)}, "CastLike 'p' takes its neurons as a parameter"),
     ],
 )  # fmt: skip
 def test_hidden_value_is_refused(body: str, weights: dict[str, Weight], reason: str) -> None:

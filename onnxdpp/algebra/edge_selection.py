@@ -1,6 +1,6 @@
 """Least-error selection of edges: every output of a projection chooses its own inputs.
 
-- ``obs``: backward. What an edge costs is ``w_i² / (G_SS⁻¹)_ii``, w being the refit onto the edges that are left. One at
+- ``obs``: backward. An edge costs ``w_i² / (G_SS⁻¹)_ii``, w being the refit onto the edges that are left. One at
   a time that is n³ flops for each output; here edges go in rounds, a quarter of what is left in each, with an exact
   inverse and refit in between. The first round shares one inverse among all outputs, and drops more than a quarter
   where the exact rounds after it would take more than `FLOPS` for the layer (down to k at once, where need be).
@@ -25,7 +25,7 @@ from onnxdpp.algebra.refit import ridge
 
 Indices = NDArray[np.intp]
 
-FLOPS = 4e11
+FLOPS = 1e11
 """What the rounds of one layer may take."""
 SHRINK = 0.75
 _CHUNK = 8  # outputs worked on together: a constant, so that sums do not depend on the machine

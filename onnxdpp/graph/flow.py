@@ -66,12 +66,16 @@ class Count:
         All its entries as they are (or would be, where the place is left out).
     labels : integer array
         Of the entries that it counts.
+    beside : integer array
+        Of further entries that make it change: a bound that counts from the end is written anew, from the front,
+        whichever entry of its axis goes.
     """
 
     place: Use | Setting
     position: int
     whole: tuple[int, ...]
     labels: Labels = field(repr=False)
+    beside: Labels = field(repr=False, default_factory=lambda: np.empty(0, np.intp))
 
 
 @dataclass
@@ -200,9 +204,12 @@ class Step:
         """Let the constant at `slot` be sliced along with the neurons."""
         self._found.followers.append(Slicing(self.graph.source(self.use(slot)), axis, labels))
 
-    def count(self, place: Use | Setting, position: int, whole: Sequence[int], labels: Labels) -> None:
-        """Let a number count `labels`."""
-        self._found.counts.append(Count(place, position, tuple(whole), labels))
+    def count(
+        self, place: Use | Setting, position: int, whole: Sequence[int], labels: Labels, beside: Labels | None = None
+    ) -> None:
+        """Let a number count `labels`, and be written anew if any of those or of `beside` goes."""
+        further = labels[:0] if beside is None else beside
+        self._found.counts.append(Count(place, position, tuple(whole), labels, further))
 
     def unite(self, left: Labels, right: Labels) -> None:
         """Let neurons stay or go together."""

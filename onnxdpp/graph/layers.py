@@ -133,10 +133,12 @@ class _Numbering:
         for index, atoms in walk.begun.items():
             for first in self._touched(atoms):
                 parts[first].members.append(index)
-        for slices, kind in ((walk.found.followers, "followers"), (walk.found.counts, "counts")):
-            for part in slices:
-                for first in self._touched(part.labels):
-                    getattr(parts[first], kind).append(replace(part, labels=self._numbers(part.labels, first)))
+        for part in walk.found.followers:
+            for first in self._touched(part.labels):
+                parts[first].followers.append(replace(part, labels=self._numbers(part.labels, first)))
+        for count in walk.found.counts:
+            for first in self._touched(np.concatenate([count.labels, count.beside])):
+                parts[first].counts.append(replace(count, labels=self._numbers(count.labels, first)))
         for projection, axis in walk.consumers:
             for first in self._touched(axis.labels):
                 own = replace(axis, labels=self._numbers(axis.labels, first))
@@ -183,7 +185,14 @@ class _Numbering:
 
 
 def _sections(values: Iterable[Labels], n: int) -> Labels:
-    """Which neurons lie in the same values, as often in each."""
-    counts = [np.bincount(labels[labels >= 0], minlength=n) for labels in values]
-    table = np.unique(np.stack(counts, axis=1), axis=0, return_inverse=True)[1]
+    """Which neurons lie in the same values, as often in each, and there in the same runs of ascending neurons.
+
+    (Two copies of the same neurons side by side are two runs: one may go through an operator that the other does not.)
+    """
+    counts = []
+    for labels in values:
+        own = labels[labels >= 0]
+        run = np.cumsum(np.diff(own, prepend=own[:1]) < 0)
+        counts.append(np.bincount(run * n + own, minlength=(run[-1] + 1) * n).reshape(-1, n))
+    table = np.unique(np.concatenate(counts), axis=1, return_inverse=True)[1]
     return np.ravel(table).astype(np.intp)

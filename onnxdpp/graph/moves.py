@@ -199,16 +199,16 @@ def cut(step: Step) -> None:
             raise Refuse(f"takes every {bound.step}th neuron")
         start, stop, _ = slice(bound.start, bound.stop).indices(total)
         if start > 0:
-            _bound(step, 1, "starts", [part.start for part in bounds], position, labels[:start])
+            _bound(step, 1, "starts", [part.start for part in bounds], position, labels, start)
         if stop < total:
-            _bound(step, 2, "ends", [part.stop for part in bounds], position, labels[:stop])
+            _bound(step, 2, "ends", [part.stop for part in bounds], position, labels, stop)
         labels = labels[start : max(start, stop)]
     step.give(Carried(carried.axis, labels))
 
 
-def _bound(step: Step, slot: int, name: str, whole: list[int], position: int, labels: Labels) -> None:
+def _bound(step: Step, slot: int, name: str, whole: list[int], position: int, labels: Labels, bound: int) -> None:
     place = Setting(step.index, name) if step.graph.opset < 10 else step.use(slot)
-    step.count(place, position, whole, labels)
+    step.count(place, position, whole, labels[:bound], labels[bound:] if whole[position] < 0 else None)
 
 
 def gather(step: Step) -> None:

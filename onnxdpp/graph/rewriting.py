@@ -67,7 +67,7 @@ def sliced(graph: Graph, edits: Edits, layer: Layer, keep: NDArray[np.intp]) -> 
         result[part.use] = np.take(current(graph, result, part.use), _staying(part.labels, keep), axis=part.axis)
     for count in layer.counts:
         entries = np.array(result.get(count.place, np.array(count.whole, np.int64)))
-        entries[count.position] = len(_staying(count.labels, keep))
+        entries[count.position] = np.count_nonzero(np.isin(count.labels, keep) | (count.labels < 0))
         result[count.place] = entries
     return result
 

@@ -19,6 +19,8 @@ from onnxdpp.graph.skeleton import skeleton
 Size = int | str | None
 ROUNDS = 16
 """How often onnx's inference is put on track again."""
+NORMS = ("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization")
+"""Their output has the shape of their input, which onnx's inference does not say of all."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,8 @@ class Shapes:
             elif before is not None and weight.ndim == 2 and before > 1:
                 sizes = [None] * (before - 1) + [weight.shape[1]]
             kind = onnx.helper.np_dtype_to_tensor_dtype(weight.dtype)
+        elif node.op_type in NORMS:
+            sizes, kind = self.shape(node.input[0]), self._types.get(node.input[0], 0)
         elif node.op_type == "Reshape":
             sizes = self._target(self._graph.producer[node.output[0]])
             kind = self._types.get(node.input[0], 0)
