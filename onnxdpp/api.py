@@ -26,7 +26,8 @@ from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern
-from onnxdpp.pruning import Progress, execute, plan
+from onnxdpp.planning import plan
+from onnxdpp.pruning import Progress, execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
 from onnxdpp.verifying import Verdict
 from onnxdpp.verifying import verify as check_layers

@@ -12,7 +12,7 @@ from onnxdpp.graph.batches import Batch, Batches
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.external import tensor_array
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, attribute
-from onnxdpp.graph.rewriting import Names
+from onnxdpp.graph.names import Names
 from onnxdpp.graph.walking import all_nodes, all_tensors, quoted
 
 FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])

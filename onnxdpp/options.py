@@ -99,7 +99,7 @@ class Options:
 
 CHOICES: dict[str, Sequence[str]] = {
     "unit": UNITS,
-    "method": tuple(METHODS),
+    "method": ("auto", *METHODS),
     "kernel": KERNELS,
     "refit": FORMS,
     "provider": PROVIDERS,

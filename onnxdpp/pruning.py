@@ -12,8 +12,7 @@ those behind see less than what is lost in the end: they are refitted once more,
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 from zlib import crc32
@@ -28,99 +27,23 @@ from onnxdpp.algebra.contest import edge_contest, neuron_contest
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
 from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, neuron_beta
-from onnxdpp.errors import DataError, NothingToPrune, UsageError
+from onnxdpp.errors import DataError
 from onnxdpp.graph.batches import Batches
+from onnxdpp.graph.biases import with_biases
 from onnxdpp.graph.calibration import cores
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.layers import Layer, find_layers
-from onnxdpp.graph.projections import Projection, Refusal, find_projections
-from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, sliced_constant, with_biases
+from onnxdpp.graph.layers import Layer
+from onnxdpp.graph.projections import Projection
+from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, sliced_constant
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.walking import quoted
 from onnxdpp.observation import Reading, observe, original_weights, readings, side_by_side
 from onnxdpp.options import Options
+from onnxdpp.planning import Plan, Target, plan
 from onnxdpp.report import LayerResult
 
 Progress: TypeAlias = Callable[[str, float], None]
 Indices: TypeAlias = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class Target:
-    """One layer (neurons) or projection (edges), and how many of its `n` stay."""
-
-    part: Layer | Projection
-    k: int
-
-    @property
-    def name(self) -> str:
-        """The layer's name."""
-        return self.part.name
-
-    @property
-    def consumers(self) -> tuple[Projection, ...]:
-        """The projections that are refitted."""
-        if isinstance(self.part, Projection):
-            return (self.part,)
-        return tuple(projection for projection, _ in self.part.consumers)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will be pruned, and what is left alone and why."""
-
-    targets: tuple[Target, ...]
-    refusals: tuple[Refusal, ...]
-
-
-def plan(graph: Graph, options: Options) -> Plan:
-    """Decide which layers are pruned, and how many neurons or edges of each stay.
-
-    Parameters
-    ----------
-    graph : Graph
-    options : Options
-
-    Raises
-    ------
-    UsageError
-        If a pattern matches nothing.
-    NothingToPrune
-        If no layer is left to prune.
-    """
-    found: Sequence[Layer | Projection]
-    found, refused = find_layers(graph) if options.unit == "neuron" else find_projections(graph)
-    names = [part.name for part in found] + [refusal.name for refusal in refused]
-    for pattern in (*(pattern for pattern, _ in options.layers), *options.skip):
-        if not any(fnmatchcase(name, pattern) for name in names):
-            some = ", ".join(repr(part.name) for part in found[:8]) or "none"
-            raise UsageError(f"The pattern {pattern!r} matches no layer. Layers that can be pruned: {some}.")
-    targets = []
-    for part in found:
-        keep, reason = _wish(part.name, options)
-        if reason is None and isinstance(part, Projection) and 8 * part.n**2 > options.memory:
-            reason = f"the moments of its {part.n} inputs would take {8 * part.n**2} bytes, more than memory allows"
-        if reason is None:
-            least = 1 if isinstance(part, Projection) else len(np.unique(part.sections))
-            targets.append(Target(part, max(least, options.count(keep, part.n))))
-        else:
-            refused.append(Refusal(part.name, reason))
-    if not targets:
-        reasons = [(refusal.name, refusal.reason) for refusal in refused]
-        why = f"no layer of {len(reasons)} candidates" if reasons else "its graph has no Gemm, MatMul or Conv"
-        raise NothingToPrune(f"Nothing can be pruned: {why}.", reasons)
-    return Plan(tuple(targets), tuple(refused))
-
-
-def _wish(name: str, options: Options) -> tuple[float | None, str | None]:
-    """The keep that the options give the layer `name` alone, if any; or the reason why it is left as it is."""
-    for pattern in options.skip:
-        if fnmatchcase(name, pattern):
-            return None, f"protected by --skip {pattern}"
-    matches = [keep for pattern, keep in options.layers if fnmatchcase(name, pattern)]
-    if options.layers and not matches:
-        return None, "no --layer pattern names it"
-    return (matches[-1] if matches else None), None
 
 
 def execute(

@@ -57,7 +57,16 @@ SMALL = 2**26  # bytes of moments: layers that need more are also pruned by chan
 COUNTING_ROWS = 8
 STEPS = 200  # keeps that a search looks at
 MODES = ("structured", "structured+finetune", "structured+seqft", "structured+blockft")
-RANKINGS = (("wanda", "l2"), ("wanda", "l1"), ("l2", "l2"), ("l2", "l1"))  # criterion, norm
+CRITERIA = ("wanda", "norm")  # rank by weights times activations, or by weights alone; each finds layers of its own
+NORMS = ("l2", "l1")
+# The script ranks by norm with a port that declines layers which the original function takes: put that in its place.
+CALL = """
+import runpy, sys
+import onnxsim
+onnxsim.apply_structured_pruning_cpp = onnxsim.apply_structured_pruning
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 METHODS: dict[str, tuple[dict[str, Any], bool]] = {  # options; whether the seed matters
     "auto": ({"method": "auto"}, False),
     "dpp": ({"method": "dpp"}, False),
@@ -265,31 +274,22 @@ class Peer:
         onnx.save(case.dense, self.folder / f"{self.stem}.onnx")
         np.savez(self.folder / f"{self.stem}.npz", **{case.input: case.calib})
 
-    def prune(self, keep: float, mode: str, ranking: tuple[str, str], *extra: str) -> ModelProto | str:
+    def prune(self, keep: float, mode: str, criterion: str, norm: str, *extra: str) -> ModelProto | str:
         """The model, or why there is none."""
-        out = self.folder / f"{self.stem}-{keep:g}-{mode}-{'-'.join(ranking)}{'-few' if extra else ''}.onnx"
+        out = self.folder / f"{self.stem}-{keep:g}-{mode}-{criterion}-{norm}{'-few' if extra else ''}.onnx"
         reason = out.with_suffix(".txt")
         if not out.exists() and not reason.exists():
-            said = self.run(out, keep, mode, ranking, *extra)
+            options = {"--keep": f"{keep:g}", "--mode": mode, "--norm": norm, "-o": str(out)}
+            options["--calib"] = str(self.folder / f"{self.stem}.npz")
+            options["--criterion"] = "l2" if criterion == "norm" else criterion
+            said = self.run(*(word for option in options.items() for word in option), *extra)
             if said is not None:
                 reason.write_text(said, encoding="utf-8")
         return onnx.load(out) if out.exists() else reason.read_text(encoding="utf-8")
 
-    def run(self, out: Path, keep: float, mode: str, ranking: tuple[str, str], *extra: str) -> str | None:
-        """Leave the model at `out`, or return why there is none."""
-        command = [
-            *(
-                self.python,
-                str(self.script),
-                str(self.folder / f"{self.stem}.onnx"),
-                "--keep",
-                f"{keep:g}",
-                "--mode",
-                mode,
-            ),
-            *("--calib", str(self.folder / f"{self.stem}.npz"), "--criterion", ranking[0], "--norm", ranking[1]),
-            *("-o", str(out), *extra),
-        ]
+    def run(self, *options: str) -> str | None:
+        """Run the script on the present case; return why it failed, if it did."""
+        command = [self.python, "-c", CALL, str(self.script), str(self.folder / f"{self.stem}.onnx"), *options]
         try:
             done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=self.limit)
         except subprocess.TimeoutExpired:
@@ -298,41 +298,43 @@ class Peer:
             return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "failed")[:120]
         return None
 
-    def count(self, keep: float) -> int:
+    def count(self, criterion: str, keep: float) -> int:
         """How many parameters stay at a keep."""
-        model = self.prune(min(max(keep, 0.005), 0.995), "structured", RANKINGS[2], "--samples", str(COUNTING_ROWS))
+        keep = min(max(keep, 1 / STEPS), 1 - 1 / STEPS)
+        model = self.prune(keep, "structured", criterion, NORMS[0], "--samples", str(COUNTING_ROWS))
         if isinstance(model, str):
             sys.exit(f"onnxsim cannot be counted: {model}")
         return parameters(model)[0]
 
-    def all_modes(self, case: Case, keep: float) -> dict[str, Pruned | str]:
-        """By mode: the best of its rankings by test accuracy, or why there is none.
+    def all_modes(self, case: Case, criterion: str, keep: float) -> dict[str, Pruned | str]:
+        """By mode: the better of both norms by test accuracy, or why there is none.
 
-        The Adam mode, which takes minutes, gets the two rankings that the others did best with.
+        The Adam mode, which takes minutes, gets the norm that the others did best with.
         """
+        expected = self.count(criterion, keep)
         found: dict[str, Pruned | str] = {}
-        merit: dict[tuple[str, str], float] = dict.fromkeys(RANKINGS, 0.0)
+        merit = dict.fromkeys(NORMS, 0.0)
         for mode in MODES:
             if mode in self.hopeless:
                 found[mode] = f"over {self.limit:g} s"
                 continue
-            last = mode == MODES[-1]
-            rankings = sorted(RANKINGS, key=lambda ranking: -merit[ranking])[:2] if last else RANKINGS
-            for ranking in rankings:
+            for norm in [max(NORMS, key=merit.__getitem__)] if mode == MODES[-1] else NORMS:
                 began = time.perf_counter()
-                model = self.prune(keep, mode, ranking)
-                how = f"{mode.removeprefix('structured').lstrip('+') or 'no refit'}, {'-'.join(ranking)}"
-                seconds = time.perf_counter() - began
+                model = self.prune(keep, mode, criterion, norm)
+                how = f"{mode.removeprefix('structured').lstrip('+') or 'no refit'}, {criterion}-{norm}"
+                where = f"{case.name}: onnxsim keep {keep:g}, {how}"
+                if not isinstance(model, str) and parameters(model)[0] > 1.01 * expected:
+                    model = "prunes less"
                 if isinstance(model, str):
                     found.setdefault(mode, model)
-                    note(f"{case.name}: onnxsim keep {keep:g}, {how}: {model}, {seconds:.0f} s")
+                    note(f"{where}: {model}")
                     if model.startswith("over"):
                         self.hopeless.add(mode)
                         break
                     continue
                 pruned = Pruned(model, case.accuracy(model), *case.size(model), how=how)
-                note(f"{case.name}: onnxsim keep {keep:g}, {how}: {percent(pruned.accuracy)} in {seconds:.0f} s")
-                merit[ranking] = max(merit[ranking], pruned.accuracy)
+                note(f"{where}: {percent(pruned.accuracy)} in {time.perf_counter() - began:.0f} s")
+                merit[norm] = max(merit[norm], pruned.accuracy)
                 best = found.get(mode)
                 if not isinstance(best, Pruned) or best.accuracy < pruned.accuracy:
                     found[mode] = pruned
@@ -349,9 +351,10 @@ class Outcome:
     methods: dict[str, list[Pruned]] = field(default_factory=dict)
     by_channels: dict[str, list[Pruned]] = field(default_factory=dict)
     latency: dict[int, tuple[float, float]] = field(default_factory=dict)
-    peer: dict[float, dict[str, Pruned | str]] = field(default_factory=dict)
-    peer_keeps: tuple[float | None, float | None] | None = None  # below and above our count; None: it prunes nothing
-    at_peers_count: tuple[float, dict[str, Pruned]] | None = None
+    peer: dict[tuple[str, float], dict[str, Pruned | str]] = field(default_factory=dict)  # criterion, keep
+    below: list[tuple[str, float]] = field(default_factory=list)  # of these, those next below our count
+    above: list[tuple[str, float]] = field(default_factory=list)
+    at_peers_counts: dict[tuple[str, float], tuple[float, dict[str, Pruned]]] = field(default_factory=dict)
 
 
 def latency(dense: ModelProto, pruned: ModelProto, name: str, rows: np.ndarray) -> tuple[float, float]:
@@ -381,22 +384,37 @@ def examine(case: Case, arguments: argparse.Namespace, peer: Peer | None) -> Out
     if peer is None:
         return outcome
     peer.give(case)
-    half = peer.count(arguments.keep)
-    whole = peer.count(1)
-    note(f"{case.name}: onnxsim leaves {half:,} of {whole:,} parameters at keep {arguments.keep:g}")
-    if half == whole:
-        return outcome
-    outcome.peer_keeps = around(peer.count, mine.parameters, arguments.keep)
-    for keep in sorted({arguments.keep, *(keep for keep in outcome.peer_keeps if keep is not None)}):
-        outcome.peer[keep] = peer.all_modes(case, keep)
-    keep, _ = around(lambda keep: our_count(case, keep), half, arguments.keep)
-    if keep is not None:
-        shown = {
-            name: outcome.methods[name][0] if keep == arguments.keep else ours(case, keep=keep, **METHODS[name][0])
-            for name in SHOWN
-        }
-        outcome.at_peers_count = keep, shown
+    for criterion in CRITERIA:
+        beside(outcome, arguments.keep, peer, criterion)
     return outcome
+
+
+def beside(outcome: Outcome, keep: float, peer: Peer, criterion: str) -> None:
+    """Put onnxsim beside a case that is examined: at our number of parameters, and us at its own."""
+    case, mine = outcome.case, outcome.methods["dpp"][0]
+    half, whole = peer.count(criterion, keep), peer.count(criterion, 1)
+    note(f"{case.name}: onnxsim ({criterion}) leaves {half:,} of {whole:,} parameters at keep {keep:g}")
+    if half >= 0.999 * whole:
+        return
+    below, above = around(lambda part: peer.count(criterion, part), mine.parameters, keep)
+    for part, places in ((below, outcome.below), (above, outcome.above)):
+        if part is not None:
+            places.append((criterion, part))
+    for part in sorted({keep, below, above} - {None}):
+        outcome.peer[criterion, part] = peer.all_modes(case, criterion, part)
+    known = {best_of(outcome.peer[place]).parameters: place for place in outcome.at_peers_counts}
+    if half in known:
+        outcome.at_peers_counts[criterion, keep] = outcome.at_peers_counts[known[half]]
+        return
+    own, _ = around(lambda part: our_count(case, part), half, keep)
+    if own is not None:
+        outcome.at_peers_counts[criterion, keep] = (
+            own,
+            {
+                name: outcome.methods[name][0] if own == keep else ours(case, keep=own, **METHODS[name][0])
+                for name in SHOWN
+            },
+        )
 
 
 def has_wide_layers(case: Case) -> bool:
@@ -463,14 +481,6 @@ def accuracy_table(outcomes: Sequence[Outcome]) -> list[str]:
     return lines_of(head, rows)
 
 
-def peer_cells(outcome: Outcome, keep: float | None) -> list[str]:
-    """Parameters, accuracy and way of onnxsim's best at a keep."""
-    if keep is None:
-        return ["none", "", ""]
-    best = best_of(outcome.peer[keep])
-    return [f"{best.parameters:,} ({keep:g})", percent(best.accuracy), best.how]
-
-
 def gap(mine: Pruned, rival: Pruned) -> str:
     """By how many points we are ahead."""
     return f"{100 * (mine.accuracy - rival.accuracy):+.2f}"
@@ -482,15 +492,19 @@ def same_count_table(outcomes: Sequence[Outcome]) -> list[str]:
         shown = [outcome.methods[name][0] for name in SHOWN]
         cells = [outcome.case.name, percent(outcome.dense), f"{shown[0].parameters:,}"]
         cells += [percent(run.accuracy) for run in shown]
-        if outcome.peer_keeps is None:
-            rows.append([*cells, "it removes nothing and does not say so", *[""] * 7])
-            continue
-        below, above = outcome.peer_keeps
-        best = max(
-            (best_of(outcome.peer[keep]) for keep in (below, above) if keep is not None), key=lambda run: run.accuracy
-        )
-        cells += [*peer_cells(outcome, above), *peer_cells(outcome, below)]
-        rows.append([*cells, *(gap(run, best) for run in shown)])
+        rivals = []
+        for places in (outcome.above, outcome.below):
+            if not places:
+                cells += ["none" if outcome.peer else "it removes nothing, and does not say so", "", ""]
+                continue
+            place, best = max(
+                ((place, best_of(outcome.peer[place])) for place in places), key=lambda found: found[1].accuracy
+            )
+            cells += [f"{best.parameters:,} ({place[1]:g})", percent(best.accuracy), best.how]
+            rivals.append(best)
+        if rivals:
+            cells += [gap(run, max(rivals, key=lambda rival: rival.accuracy)) for run in shown]
+        rows.append([*cells, *[""] * (11 + len(SHOWN) - len(cells))])
     head = ["model", "dense", "onnxdpp: parameters", *SHOWN]
     head += ["onnxsim, next above: parameters (keep)", "accuracy", "best way"]
     head += ["next below: parameters (keep)", "accuracy", "best way", *(f"{name} - onnxsim" for name in SHOWN)]
@@ -500,18 +514,23 @@ def same_count_table(outcomes: Sequence[Outcome]) -> list[str]:
 def their_count_table(outcomes: Sequence[Outcome], keep: float) -> list[str]:
     rows = []
     for outcome in outcomes:
-        if keep not in outcome.peer:
-            continue
-        best = best_of(outcome.peer[keep])
-        cells = [outcome.case.name, percent(outcome.dense), f"{best.parameters:,}", f"{best.macs:,}"]
-        cells += [percent(best.accuracy), best.how]
-        if outcome.at_peers_count is None:
-            rows.append([*cells, *[""] * (2 + 2 * len(SHOWN))])
-            continue
-        own_keep, shown = outcome.at_peers_count
-        runs = list(shown.values())
-        cells += [f"{runs[0].parameters:,} ({own_keep:g})", f"{runs[0].macs:,}"]
-        rows.append([*cells, *(percent(run.accuracy) for run in runs), *(gap(run, best) for run in runs)])
+        bests = {
+            criterion: best_of(outcome.peer[criterion, keep])
+            for criterion in CRITERIA
+            if (criterion, keep) in outcome.peer
+        }
+        for count in sorted({best.parameters for best in bests.values()}):
+            same = [criterion for criterion, best in bests.items() if best.parameters == count]
+            criterion = max(same, key=lambda name: bests[name].accuracy)
+            best = bests[criterion]
+            cells = [outcome.case.name, percent(outcome.dense), f"{count:,}", f"{best.macs:,}"]
+            cells += [percent(best.accuracy), best.how]
+            if (criterion, keep) in outcome.at_peers_counts:
+                own, shown = outcome.at_peers_counts[criterion, keep]
+                runs = list(shown.values())
+                cells += [f"{runs[0].parameters:,} ({own:g})", f"{runs[0].macs:,}"]
+                cells += [*(percent(run.accuracy) for run in runs), *(gap(run, best) for run in runs)]
+            rows.append([*cells, *[""] * (8 + 2 * len(SHOWN) - len(cells))])
     head = ["model", "dense", "onnxsim: parameters", "MACs", "accuracy", "best way"]
     head += ["onnxdpp: parameters (keep)", "MACs", *SHOWN, *(f"{name} - onnxsim" for name in SHOWN)]
     return lines_of(head, rows)
@@ -520,14 +539,20 @@ def their_count_table(outcomes: Sequence[Outcome], keep: float) -> list[str]:
 def ways_table(outcomes: Sequence[Outcome]) -> list[str]:
     rows = []
     for outcome in outcomes:
-        for keep, runs in sorted(outcome.peer.items()):
-            cells = [
-                percent(run.accuracy) + f" ({run.how.split(', ')[1]})" if isinstance(run, Pruned) else run
-                for run in runs.values()
-            ]
-            rows.append([outcome.case.name, f"{keep:g}", f"{best_of(runs).parameters:,}", *cells])
-    head = ["model", "keep", "parameters", "no refit", "finetune", "onnxsim + driver (seqft)", "blockft (Adam)"]
-    return lines_of(head, rows)
+        for (criterion, keep), runs in sorted(outcome.peer.items()):
+            cells = [percent(run.accuracy) if isinstance(run, Pruned) else run for run in runs.values()]
+            rows.append([outcome.case.name, criterion, f"{keep:g}", f"{best_of(runs).parameters:,}", *cells])
+    head = [
+        "model",
+        "ranking",
+        "keep",
+        "parameters",
+        "no refit",
+        "finetune",
+        "onnxsim + driver (seqft)",
+        "blockft (Adam)",
+    ]
+    return lines_of(head, rows, left=2)
 
 
 def latency_table(outcomes: Sequence[Outcome]) -> list[str]:
@@ -582,7 +607,7 @@ def document(arguments: argparse.Namespace, outcomes: Sequence[Outcome], peer: s
         text += ["", "## At the parameters that onnxdpp leaves", *same_count_table(outcomes)]
         text += ["", f"## At the parameters that onnxsim leaves at its keep {arguments.keep:g}"]
         text += [*their_count_table(outcomes, arguments.keep)]
-        text += ["", "## onnxsim, way by way (in brackets: its best ranking)", *ways_table(outcomes)]
+        text += ["", "## onnxsim, way by way: the better of both norms", *ways_table(outcomes)]
     text += ["", f"## Latency of `dpp`: medians of {RUNS} runs in turn on one thread", *latency_table(outcomes)]
     text += ["", "## Where accuracy is lost", *loss_table(outcomes)]
     return "\n".join(text) + "\n"

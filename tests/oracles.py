@@ -92,9 +92,15 @@ def oracle_b(graph: Graph, layer: Layer, feeds: Mapping[str, Array], order: Arra
 
 
 def half(layer: Layer, seed: int = 0) -> Array:
-    """About half of the neurons of `layer`, sorted; at least one of each section."""
+    """About half of the neurons of `layer`, sorted; at least one of those that stand in the same places.
+
+    (The sections of a layer are finer: labels in a wrong order would make a section of each neuron.)
+    """
     rng = np.random.default_rng(seed)
-    first = [rng.choice(np.flatnonzero(layer.sections == section)) for section in np.unique(layer.sections)]
+    parts = [part.labels for part in (*layer.slices, *layer.counts)]
+    table = np.stack([np.bincount(labels[labels >= 0], minlength=layer.n) for labels in parts], axis=1)
+    places = np.ravel(np.unique(table, axis=0, return_inverse=True)[1])
+    first = [rng.choice(np.flatnonzero(places == place)) for place in np.unique(places)]
     others = rng.permutation(np.setdiff1d(np.arange(layer.n), first))
     return np.sort(np.concatenate([first, others[: max(0, layer.n // 2 - len(first))]]).astype(np.intp))
 

@@ -27,7 +27,7 @@ def collected(tap: Tap, value: Array, sampling: Sampling, cuts: list[int], mask:
     parts, first = [], 0
     for batch in np.split(value, cuts):
         own = None if mask is None else mask[first : first + len(batch)]
-        parts += [now for now, _ in observations(tap, Seen(batch, None), first, sampling, own)]
+        parts += [now for _, now, _ in observations(tap, Seen(batch, None), first, sampling, own)]
         first += len(batch)
     return np.concatenate(parts)
 
@@ -82,6 +82,12 @@ def test_masked_rows_are_left_out() -> None:
     np.testing.assert_array_equal(collected(Tap("v"), x, EVERYTHING, [2], mask), x[mask != 0])
 
 
+def test_each_row_is_said_of_which_calibration_row_it_is() -> None:
+    x, mask = normal(3, 4, 5), np.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]])
+    ((owner, _, _),) = observations(Tap("v"), Seen(x, None), 0, EVERYTHING, mask)
+    assert owner.tolist() == [0, 0, 1, 1, 1, 1, 2]
+
+
 def test_mask_that_does_not_cover_a_value_is_not_asked() -> None:
     x = normal(3, 5)
     np.testing.assert_array_equal(collected(Tap("v"), x, EVERYTHING, [], np.zeros((3, 4))), x)
@@ -89,9 +95,10 @@ def test_mask_that_does_not_cover_a_value_is_not_asked() -> None:
 
 def test_rows_of_the_original_come_with_those_of_the_pruned_model() -> None:
     x, original = normal(3, 6, 4, 4), normal(3, 8, 4, 4, seed=2)
-    ((now, before),) = observations(Tap("v", PATCH, 1, 2), Seen(x, original), 0, Sampling(10, 3, 0), None)
+    ((owner, now, before),) = observations(Tap("v", PATCH, 1, 2), Seen(x, original), 0, Sampling(10, 3, 0), None)
     row, position = Sampling(10, 3, 0).places(0, 3, 9)
     np.testing.assert_array_equal(now, PATCH.rows(x[:, 3:], row, position))
+    np.testing.assert_array_equal(owner, row)
     np.testing.assert_array_equal(before, PATCH.rows(original[:, 4:], row, position))
 
 
@@ -105,7 +112,7 @@ def test_patches_do_not_depend_on_batches(limit: int, cuts: list[int]) -> None:
 
 def test_patches_are_cut_out_a_few_at_a_time() -> None:
     x = normal(3, 1, 60, 60)
-    blocks = [len(now) for now, _ in observations(Tap("v", PATCH), Seen(x, None), 0, EVERYTHING, None)]
+    blocks = [len(now) for _, now, _ in observations(Tap("v", PATCH), Seen(x, None), 0, EVERYTHING, None)]
     assert max(blocks) == CHUNK
     assert sum(blocks) == 3 * 59 * 59
 

@@ -11,7 +11,7 @@ from models import Array, Weight, graph_of, model, normal, run
 from onnx import ModelProto
 from oracles import assert_sound
 
-from onnxdpp.graph import moves, norms, operators
+from onnxdpp.graph import joins, moves, norms, operators
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer, find_layers
 from onnxdpp.graph.operators import OPERATORS
@@ -774,7 +774,7 @@ def test_each_operator_passes_neurons_on_unless_it_never_does() -> None:
 
 def test_each_operator_with_axes_has_a_case_on_the_neurons_axis_and_one_beside_it() -> None:
     entries = (
-        moves.along, moves.cut, moves.expand, moves.gather, moves.one_axis, moves.pad, moves.pool, moves.reduce,
+        moves.along, joins.cut, moves.expand, joins.gather, moves.one_axis, joins.pad, moves.pool, moves.reduce,
         moves.reduce_one, moves.resize, moves.squeeze, moves.tile, norms.instance, norms.group, norms.layer,
         norms.softmax,
     )  # fmt: skip

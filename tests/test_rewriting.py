@@ -26,11 +26,12 @@ from onnx import ModelProto, TensorProto, helper
 from oracles import dropped, gap, oracle_a, oracle_b
 
 from onnxdpp.errors import ModelError
+from onnxdpp.graph.biases import with_biases
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.index import Graph, Use
 from onnxdpp.graph.layers import Layer, find_layers
 from onnxdpp.graph.projections import Projection, find_projections
-from onnxdpp.graph.rewriting import apply, in_order, reweighted, sliced, with_biases
+from onnxdpp.graph.rewriting import apply, in_order, reweighted, sliced
 
 X = {"x": normal(9, 4)}
 KEEP = np.array([1, 2, 4])

@@ -237,7 +237,9 @@ def test_verify_says_that_sound_layers_are_sound() -> None:
 def test_verify_finds_a_planted_fault(operator: str, arguments: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(OPERATORS, operator, lambda step: OPERATORS["Relu"](step))
     proto = model(
-        f"g (float[N, 4] x) => (float[N, 3] y) {{ [f] a = MatMul(x, A)  h = {operator}({arguments})  y = MatMul(h, B) }}",
+        f"""g (float[N, 4] x) => (float[N, 3] y) {{
+            [f] a = MatMul(x, A)  h = {operator}({arguments})  y = MatMul(h, B)
+        }}""",
         A=(4, 6), B=(6, 3), axis=np.array(1),
     )  # fmt: skip
     (layer,) = (

@@ -42,8 +42,8 @@ from onnxdpp.algebra.tableau import eliminate, pursue, swapped
 
 Indices = NDArray[np.intp]
 
-METHODS = ("auto", "dpp", "dpp-sample", "obs", "omp", "wanda", "fluctuation", "importance", "random")
-PATTERNED = ("auto", "dpp", "wanda", "fluctuation", "importance", "random")
+METHODS = ("dpp", "dpp-sample", "obs", "omp", "wanda", "fluctuation", "importance", "random")
+PATTERNED = ("dpp", "wanda", "fluctuation", "importance", "random")
 """Methods that can keep N of every M edges."""
 KERNELS = ("rbf", "linear", "consumer")
 SMALLEST = 1e-300

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
-from onnxdpp.graph import moves, norms
+from onnxdpp.graph import joins, moves, norms
+from onnxdpp.graph.atoms import Labels
 from onnxdpp.graph.flow import Carried, Refuse, Step
 from onnxdpp.graph.index import ONNX_DOMAINS, RANDOM
 
@@ -47,7 +48,7 @@ def elementwise(step: Step, operands: int | None = 1) -> None:
     step.give(Carried(axis, labels))
 
 
-def _beside(step: Step, slot: int, axis: int, labels: moves.Labels) -> None:
+def _beside(step: Step, slot: int, axis: int, labels: Labels) -> None:
     """An operand that carries no neurons: a constant with an entry for each, or anything that serves all alike."""
     name = step.name(slot)
     reason = step.graph.why_not_constant(name)
@@ -163,27 +164,27 @@ OPERATORS: dict[str, Entry] = {
     "BatchNormalization": norms.batch,
     **dict.fromkeys(("GRU", "LSTM", "RNN"), recurs),
     "CastLike": cast_like,
-    "Concat": moves.concat,
+    "Concat": joins.concat,
     "CumProd": moves.along,
     "CumSum": moves.along,
     "Dropout": dropout,
     "Expand": moves.expand,
     "Flatten": moves.flatten,
-    "Gather": moves.gather,
+    "Gather": joins.gather,
     "GroupNormalization": norms.group,
     "Hardmax": norms.softmax,
     "InstanceNormalization": norms.instance,
     "LayerNormalization": norms.layer,
     "LogSoftmax": norms.softmax,
     "LpNormalization": moves.one_axis,
-    "Pad": moves.pad,
+    "Pad": joins.pad,
     "RMSNormalization": norms.layer,
     "Reshape": moves.reshape,
     "Resize": moves.resize,
     "Shape": moves.shape,
-    "Slice": moves.cut,
+    "Slice": joins.cut,
     "Softmax": norms.softmax,
-    "Split": moves.split,
+    "Split": joins.split,
     "Squeeze": moves.squeeze,
     "Tile": moves.tile,
     "TopK": moves.one_axis,

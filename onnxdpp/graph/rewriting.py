@@ -19,10 +19,11 @@ from onnxdpp.graph.atoms import Labels
 from onnxdpp.graph.checking import sorted_nodes
 from onnxdpp.graph.external import clear, mapped_from, refer
 from onnxdpp.graph.folding import FOLDING
-from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, Setting, Use, attribute
+from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, Setting, Use
 from onnxdpp.graph.layers import Layer
-from onnxdpp.graph.projections import CONVOLUTIONS, Projection
-from onnxdpp.graph.walking import all_graphs, all_nodes, quoted
+from onnxdpp.graph.names import Names
+from onnxdpp.graph.projections import Projection
+from onnxdpp.graph.walking import quoted
 
 Edits: TypeAlias = dict[Use | Setting, Array]
 
@@ -180,12 +181,12 @@ def apply(graph: Graph, edits: Mapping[Use | Setting, Array], changed: Collectio
             inputs = nodes[use.node].input
             inputs.extend([""] * (use.slot + 1 - len(inputs)))
             inputs[use.slot] = fresh
-            _add_initializer(result, fresh, array)
+            add_initializer(result, fresh, array)
     for place, array in edits.items():
         if isinstance(place, Setting):
             _set(nodes[place.node], place.name, array)
     _settle(nodes, uses)
-    _drop_unread(result, graph, {graph.name_at(use) for use in uses})
+    drop_unread(result, graph, {graph.name_at(use) for use in uses})
     kept = [value for value in result.graph.value_info if value.name not in stale]
     if len(kept) != len(result.graph.value_info):
         del result.graph.value_info[:]
@@ -216,58 +217,6 @@ def _settle(nodes: list[NodeProto], uses: Iterable[Use]) -> None:
                 node.attribute.remove(entry)
 
 
-def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
-    """A copy of the model in which each of `projections` has a bias with an entry per output, zero where it had none.
-
-    A convolution and a Gemm get their third input (and beta 1 where beta was 0); behind a MatMul, or a Gemm whose third
-    input is no constant, an Add is put in, and the value keeps its name. A bias of one entry for all outputs is spread.
-    """
-    wanted = list(projections)
-    spread: Edits = {part.bias.use: _spread(graph, part.bias.use, part.m) for part in wanted if part.bias is not None}
-    result = apply(graph, spread)
-    # A Constant node that lost its last reader is gone, and all nodes behind it have moved.
-    changed = Graph(result, graph.folder)
-    names = Names(changed)
-    behind: dict[int, NodeProto] = {}
-    for part in wanted:
-        if part.bias is not None:
-            continue
-        position = changed.producer[graph.nodes[part.node].output[0]]
-        node = changed.nodes[position]
-        weight = graph.array(graph.name_at(part.weight))
-        assert weight is not None
-        bias = names.fresh(f"{node.input[1]}_bias")
-        _add_initializer(result, bias, np.zeros(part.m, weight.dtype))
-        unused = graph.name_at(Use(part.node, 2))
-        idle = attribute(node, "beta", 1.0) == 0 and graph.array(unused) is not None
-        if node.op_type in ("Gemm", *CONVOLUTIONS) and (not unused or idle):
-            kept = [entry for entry in node.attribute if entry.name != "beta"]
-            del node.input[2:], node.attribute[:]
-            node.input.append(bias)
-            node.attribute.extend(kept)
-            _drop_unread(result, graph, {unused} & {tensor.name for tensor in graph.model.graph.initializer})
-        else:
-            before = names.fresh(f"{node.output[0]}_before_bias")
-            title = names.fresh(f"{node.name or bias}_add")
-            behind[position] = helper.make_node("Add", [before, bias], [node.output[0]], name=title)
-            node.output[0] = before
-    if behind:
-        nodes = list(result.graph.node)
-        del result.graph.node[:]
-        for index, node in enumerate(nodes):
-            result.graph.node.append(node)
-            if index in behind:
-                result.graph.node.append(behind[index])
-    return result
-
-
-def _spread(graph: Graph, use: Use, m: int) -> Array:
-    """The bias at `use` with an entry for each of the m outputs along its last axis."""
-    bias = graph.array(graph.name_at(use))
-    assert bias is not None
-    return np.broadcast_to(bias, (*bias.shape[:-1], m))
-
-
 def _same(graph: Graph, name: str, after: Array) -> bool:
     """Whether the constant `name` is `after` already, bit by bit."""
     tensor = graph.tensor(name)
@@ -278,28 +227,6 @@ def _same(graph: Graph, name: str, after: Array) -> bool:
         return False
     # Refitted weights differ at once: large ones are rarely copied as a whole for this.
     return before.ravel()[:64].tobytes() == after.ravel()[:64].tobytes() and before.tobytes() == after.tobytes()
-
-
-class Names:
-    """Hands out names that nothing in the model uses yet."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.taken: set[str] = set()
-        for part in all_graphs(graph.model):
-            self.taken.update(value.name for value in (*part.input, *part.output, *part.value_info))
-            self.taken.update(tensor.name for tensor in part.initializer)
-            self.taken.update(tensor.values.name for tensor in part.sparse_initializer)
-        for node in all_nodes(graph.model):
-            self.taken.update((node.name, *node.input, *node.output))
-
-    def fresh(self, wish: str) -> str:
-        """`wish`, or `wish` with a number."""
-        name, number = wish, 1
-        while name in self.taken:
-            number += 1
-            name = f"{wish}_{number}"
-        self.taken.add(name)
-        return name
 
 
 def _overwrite(
@@ -343,7 +270,8 @@ def _fill(tensor: TensorProto, array: Array) -> None:
     tensor.raw_data = array.astype(dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _add_initializer(model: ModelProto, name: str, array: Array) -> None:
+def add_initializer(model: ModelProto, name: str, array: Array) -> None:
+    """Give the model a constant of its own."""
     tensor = model.graph.initializer.add()
     tensor.name = name
     tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
@@ -354,7 +282,7 @@ def _add_initializer(model: ModelProto, name: str, array: Array) -> None:
         model.graph.input.append(value)
 
 
-def _drop_unread(model: ModelProto, graph: Graph, candidates: set[str]) -> None:
+def drop_unread(model: ModelProto, graph: Graph, candidates: set[str]) -> None:
     """Remove constants among `candidates` that lost their last reader, and what they were made of."""
     while candidates:
         read = {name for node in model.graph.node for name in node.input} | graph.captured.keys() | graph.outputs

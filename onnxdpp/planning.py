@@ -1,0 +1,91 @@
+"""What will be pruned, how much of it stays, and what is left alone and why."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from onnxdpp.errors import NothingToPrune, UsageError
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.layers import Layer, find_layers
+from onnxdpp.graph.projections import Projection, Refusal, find_projections
+from onnxdpp.options import Options
+
+
+@dataclass(frozen=True)
+class Target:
+    """One layer (neurons) or projection (edges), and how many of its `n` stay."""
+
+    part: Layer | Projection
+    k: int
+
+    @property
+    def name(self) -> str:
+        """The layer's name."""
+        return self.part.name
+
+    @property
+    def consumers(self) -> tuple[Projection, ...]:
+        """The projections that are refitted."""
+        if isinstance(self.part, Projection):
+            return (self.part,)
+        return tuple(projection for projection, _ in self.part.consumers)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be pruned, and what is left alone and why."""
+
+    targets: tuple[Target, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def plan(graph: Graph, options: Options) -> Plan:
+    """Decide which layers are pruned, and how many neurons or edges of each stay.
+
+    Parameters
+    ----------
+    graph : Graph
+    options : Options
+
+    Raises
+    ------
+    UsageError
+        If a pattern matches nothing.
+    NothingToPrune
+        If no layer is left to prune.
+    """
+    found: Sequence[Layer | Projection]
+    found, refused = find_layers(graph) if options.unit == "neuron" else find_projections(graph)
+    names = [part.name for part in found] + [refusal.name for refusal in refused]
+    for pattern in (*(pattern for pattern, _ in options.layers), *options.skip):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            some = ", ".join(repr(part.name) for part in found[:8]) or "none"
+            raise UsageError(f"The pattern {pattern!r} matches no layer. Layers that can be pruned: {some}.")
+    targets = []
+    for part in found:
+        keep, reason = _wish(part.name, options)
+        if reason is None and isinstance(part, Projection) and 8 * part.n**2 > options.memory:
+            reason = f"the moments of its {part.n} inputs would take {8 * part.n**2} bytes, more than memory allows"
+        if reason is None:
+            least = 1 if isinstance(part, Projection) else len(np.unique(part.sections))
+            targets.append(Target(part, max(least, options.count(keep, part.n))))
+        else:
+            refused.append(Refusal(part.name, reason))
+    if not targets:
+        reasons = [(refusal.name, refusal.reason) for refusal in refused]
+        why = f"no layer of {len(reasons)} candidates" if reasons else "its graph has no Gemm, MatMul or Conv"
+        raise NothingToPrune(f"Nothing can be pruned: {why}.", reasons)
+    return Plan(tuple(targets), tuple(refused))
+
+
+def _wish(name: str, options: Options) -> tuple[float | None, str | None]:
+    """The keep that the options give the layer `name` alone, if any; or the reason why it is left as it is."""
+    for pattern in options.skip:
+        if fnmatchcase(name, pattern):
+            return None, f"protected by --skip {pattern}"
+    matches = [keep for pattern, keep in options.layers if fnmatchcase(name, pattern)]
+    if options.layers and not matches:
+        return None, "no --layer pattern names it"
+    return (matches[-1] if matches else None), None
