@@ -33,8 +33,12 @@ def test_keep_inside_of_its_range(keep: float) -> None:
     ("name", "value", "message"),
     [
         ("unit", "Neuron", "unit is 'Neuron'; it can be neuron, edge."),
-        ("method", "map", "method is 'map'; it can be dpp, dpp-sample, importance, random."),
-        ("kernel", "", "kernel is ''; it can be rbf, linear."),
+        (
+            "method",
+            "map",
+            "method is 'map'; it can be auto, dpp, dpp-sample, obs, omp, wanda, fluctuation, importance, random.",
+        ),
+        ("kernel", "", "kernel is ''; it can be rbf, linear, consumer."),
         ("refit", "ridge", "refit is 'ridge'; it can be affine, linear, none."),
         ("provider", "gpu", "provider is 'gpu'; it can be auto, cpu, cuda."),
         ("beta", 0.0, "beta is 0.0; it must be a positive number."),

@@ -15,8 +15,12 @@ from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Repor
 from onnxdpp.tables import inspection_tables, prune_tables, reasons
 
 SIZE = ModelSize("0" * 64, 1234567, 308, 300, 1000)
-LAYER = LayerResult("fc1", ["fc1"], "neuron", 3, 2, [0, 2], "dpp", "rbf", 1.5, "affine", 0.5, 0.25, "inputs", 99, 0.1)
-EDGES = LayerResult("fc1", ["fc1"], "edge", 3, 2, None, "importance", None, None, "none", None, None, "inputs", 99, 0.1)
+LAYER = LayerResult(
+    "fc1", ["fc1"], "neuron", 3, 2, [0, 2], "dpp", "rbf", 1.5, "affine", 0.5, 0.25, None, None, "inputs", 99, 0.1
+)
+EDGES = LayerResult(
+    "fc1", ["fc1"], "edge", 3, 2, None, "importance", None, None, "none", None, None, None, None, "inputs", 99, 0.1
+)
 REPORT = Report(
     before=SIZE,
     after=ModelSize("f" * 64, 1000, 154, 154, None),

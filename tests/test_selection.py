@@ -331,7 +331,7 @@ def test_one_tap_seen_twice_is_chosen_from_as_one(rule: Rule) -> None:
     np.testing.assert_array_equal(neurons([moments, moments], 5, rule), neurons([moments], 5, rule))
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", ["rbf", "linear"])
 def test_gram_of_several_taps_is_their_mean(kernel: str) -> None:
     """Neurons 0 and 1 agree at both taps; 2 and 3 only at the first, so that they may stay together."""
     rng = np.random.default_rng(12)

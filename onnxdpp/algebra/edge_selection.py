@@ -118,6 +118,6 @@ def _normal(moments: Moments, k: int, form: str) -> tuple[Matrix, Matrix]:
     gram = np.array(moments.covariance if form == "affine" else moments.gram)
     cross = np.array(moments.cross_covariance if form == "affine" else moments.cross)
     n = len(gram)
-    strength = ridge(moments, k, form) * max(float(np.trace(gram)) / n, np.finfo(float).tiny)
+    strength = ridge(moments, k, form) * (float(np.trace(gram)) / n or 1.0)
     gram[np.diag_indices(n)] += strength
     return gram, cross + strength * moments.weights

@@ -113,7 +113,7 @@ class _Part:
         gram = np.array(moments.covariance if centred else moments.gram, order="F")
         cross = np.array(moments.cross_covariance if centred else moments.cross, order="F")
         count = len(gram)
-        strength = ridge(moments, count, form) * max(float(np.trace(gram)) / count, np.finfo(float).tiny)
+        strength = ridge(moments, count, form) * (float(np.trace(gram)) / count or 1.0)
         gram[np.diag_indices(count)] += strength
         cross += strength * moments.weights
         power = moments.variance_y if centred else moments.power_y
