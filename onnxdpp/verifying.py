@@ -3,7 +3,7 @@
 *Permuting*: the order of a layer's neurons is nobody's business, so that permuting them leaves all outputs as they are.
 *Cutting*: dropping a random half gives what the whole model gives when its consumers' entries for that half are zero.
 A running sum over the neurons passes the second and fails the first; a Softmax over them passes the first and fails
-the second. Neurons are permuted among those that are alike (of one section).
+the second. Neurons are permuted among those that are alike.
 
 Both change the order of sums, and so the last bits. Where outputs differ by more than a plain tolerance, they may still
 differ by no more than they do when the consumers' weights are off by their last bits: an output behind a Sigmoid that
@@ -110,10 +110,10 @@ def _half(layer: Layer, rng: Generator) -> NDArray[np.intp]:
 
 
 def _shuffled(layer: Layer, rng: Generator) -> NDArray[np.intp]:
-    """The neurons in another order, each in the place of one of its section."""
+    """The neurons in another order, each in the place of one that is like it."""
     order = np.arange(layer.n)
-    for section in np.unique(layer.sections):
-        members = np.flatnonzero(layer.sections == section)
+    for kind in np.unique(layer.alike):
+        members = np.flatnonzero(layer.alike == kind)
         order[members] = rng.permutation(members)
     return order
 

@@ -92,25 +92,19 @@ def oracle_b(graph: Graph, layer: Layer, feeds: Mapping[str, Array], order: Arra
 
 
 def half(layer: Layer, seed: int = 0) -> Array:
-    """About half of the neurons of `layer`, sorted; at least one of those that stand in the same places.
-
-    (The sections of a layer are finer: labels in a wrong order would make a section of each neuron.)
-    """
+    """About half of the neurons of `layer`, sorted; at least one of each section."""
     rng = np.random.default_rng(seed)
-    parts = [part.labels for part in (*layer.slices, *layer.counts)]
-    table = np.stack([np.bincount(labels[labels >= 0], minlength=layer.n) for labels in parts], axis=1)
-    places = np.ravel(np.unique(table, axis=0, return_inverse=True)[1])
-    first = [rng.choice(np.flatnonzero(places == place)) for place in np.unique(places)]
+    first = [rng.choice(np.flatnonzero(layer.sections == section)) for section in np.unique(layer.sections)]
     others = rng.permutation(np.setdiff1d(np.arange(layer.n), first))
     return np.sort(np.concatenate([first, others[: max(0, layer.n // 2 - len(first))]]).astype(np.intp))
 
 
 def shuffled(layer: Layer, seed: int = 0) -> Array:
-    """The neurons of `layer` in another order, each in the place of one of its section."""
+    """The neurons of `layer` in another order, each in the place of one that is like it."""
     order = np.arange(layer.n)
     rng = np.random.default_rng(seed)
-    for section in np.unique(layer.sections):
-        members = np.flatnonzero(layer.sections == section)
+    for kind in np.unique(layer.alike):
+        members = np.flatnonzero(layer.alike == kind)
         order[members] = rng.permutation(members)
     return order
 

@@ -87,6 +87,15 @@ def does_nothing(_: Entry) -> Entry:
     return lambda step: None
 
 
+def always_refuses(_: Entry) -> Entry:
+    """Neurons that could go, and are not found."""
+
+    def planted(_: Step) -> None:
+        raise Refuse("is refused")
+
+    return planted
+
+
 def reverses(entry: Entry) -> Entry:
     """Labels from behind: a Concat in the wrong order, a Flatten that repeats where it should tile."""
 
@@ -120,6 +129,7 @@ PLANTS: list[tuple[str, Plant]] = [
     *((operator, never_refuses) for operator in MIXING),
     *((operator, turns) for operator in TURNING),
     *((operator, reverses) for operator in ("Concat", "Flatten", "Split", "Pad", "Tanh")),
+    *((operator, always_refuses) for operator in ("BatchNormalization", "Concat", "Flatten", "Relu", "Split")),
     ("Shape", does_nothing),
 ]
 """Operator, and what is wrong with its entry."""
@@ -137,6 +147,7 @@ QUICK = [
     ("Gather", never_refuses),
     ("GroupNormalization", parts),
     ("Reshape", forgets),
+    ("Flatten", always_refuses),
 ]
 """Some of them, for every day."""
 

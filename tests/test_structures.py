@@ -197,6 +197,27 @@ def test_every_section_keeps_a_neuron() -> None:
         assert sum(neuron < 6 for neuron in entry["keep"]) == 1
 
 
+def test_gate_whose_shape_is_computed_from_the_channels() -> None:
+    """Squeeze and excite as TorchScript writes it: the gate is reshaped to Shape(h)[:2] and ones."""
+    proto = model(
+        """g (float[N, 3, 6, 6] x) => (float[N, 2, 4, 4] y) {
+            [c1] a = Conv(x, W1)  h = Relu(a)
+            s = Shape(h)  n0 = Gather(s, zero)  c0 = Gather(s, one)
+            n1 = Unsqueeze(n0, axes)  c1 = Unsqueeze(c0, axes)  t = Concat <axis = 0> (n1, c1, ones, ones)
+            m = ReduceMean <axes = [2, 3], keepdims = 0> (h)
+            [d] e = Gemm(m, W2)  f = Relu(e)
+            [u] g = Gemm(f, W3)  i = Sigmoid(g)  j = Reshape(i, t)  k = Mul(h, j)
+            [c2] y = Conv(k, W4)
+        }""",
+        W1=(8, 3, 3, 3), W2=(8, 4), W3=(4, 8), W4=(2, 8, 1, 1), zero=np.array(0), one=np.array(1),
+        axes=np.array([0]), ones=np.array([1]),
+    )  # fmt: skip
+    found = onnxdpp.inspect(proto, verify=True, provider="cpu")["layers"]
+    neurons = {part["name"]: part for part in found if part["unit"] == "neuron"}
+    assert {name: part["producers"] for name, part in neurons.items()} == {"c1": ["c1", "u"], "d": ["d"]}
+    assert all(part["verdict"]["passed"] for part in neurons.values())
+
+
 def transformer() -> ModelProto:
     """The feed-forward part of a block, upon tokens. Layers: fc1 (8)."""
     return model(

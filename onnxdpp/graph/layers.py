@@ -8,7 +8,6 @@ Neurons that share a value form a *layer*: a chain, a residual stream with all t
 gate with its two halves, the inputs of a concatenation.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,7 +38,9 @@ class Layer:
     counts : tuple of Count
         Numbers that change with the number of neurons.
     sections : (n,) integer array
-        Neurons of one section are alike: they lie in the same values, as often in each. Of every section one must stay.
+        Neurons of one section lie in the same values, as often in each. Of every section one must stay.
+    alike : (n,) integer array
+        Finer: neurons of equal entries may change places, and no output changes.
     changed : set of str
         Values whose shape changes.
     """
@@ -52,6 +53,7 @@ class Layer:
     consumers: tuple[tuple[Projection, Slicing], ...]
     counts: tuple[Count, ...]
     sections: Labels = field(repr=False)
+    alike: Labels = field(repr=False)
     changed: frozenset[str] = field(repr=False)
 
     @property
@@ -159,7 +161,7 @@ class _Numbering:
         return np.where((labels >= 0) & (self.layer_of[known] == first), self.number[known], FIXED)
 
     def _layer(self, first: int, found: "_Parts") -> Layer:
-        walk = self.walk
+        walk, n = self.walk, self.neurons[first]
         producers = [
             replace(part, labels=self._numbers(part.labels, first))
             for index in found.members
@@ -167,13 +169,14 @@ class _Numbering:
         ]
         return Layer(
             name=walk.names[found.members[0]],
-            n=self.neurons[first],
+            n=n,
             members=tuple(walk.names[index] for index in found.members),
             producers=tuple(part for part in producers if (part.labels >= 0).any()),
             followers=tuple(found.followers),
             consumers=tuple(found.consumers),
             counts=tuple(found.counts),
-            sections=_sections(found.values.values(), self.neurons[first]),
+            sections=_classes([_counted(labels, n) for labels in found.values.values()]),
+            alike=_classes([_counted_by_run(labels, n) for labels in found.values.values()]),
             changed=frozenset(found.values)
             | {name for part in found.followers if (name := walk.graph.name_at(part.use))},
         )
@@ -184,15 +187,21 @@ class _Numbering:
         return reasons[0] if reasons else "no Gemm, MatMul or Conv reads its neurons"
 
 
-def _sections(values: Iterable[Labels], n: int) -> Labels:
-    """Which neurons lie in the same values, as often in each, and there in the same runs of ascending neurons.
+def _counted(labels: Labels, n: int) -> Labels:
+    """(1, n): how often each neuron lies in a value."""
+    return np.bincount(labels[labels >= 0], minlength=n)[None]
+
+
+def _counted_by_run(labels: Labels, n: int) -> Labels:
+    """(runs, n): the same for each run of ascending neurons.
 
     (Two copies of the same neurons side by side are two runs: one may go through an operator that the other does not.)
     """
-    counts = []
-    for labels in values:
-        own = labels[labels >= 0]
-        run = np.cumsum(np.diff(own, prepend=own[:1]) < 0)
-        counts.append(np.bincount(run * n + own, minlength=(run[-1] + 1) * n).reshape(-1, n))
-    table = np.unique(np.concatenate(counts), axis=1, return_inverse=True)[1]
-    return np.ravel(table).astype(np.intp)
+    own = labels[labels >= 0]
+    run = np.cumsum(np.diff(own, prepend=own[:1]) < 0)
+    return np.bincount(run * n + own, minlength=(run[-1] + 1) * n).reshape(-1, n)
+
+
+def _classes(rows: list[Labels]) -> Labels:
+    """(n,): equal numbers for neurons with equal columns."""
+    return np.ravel(np.unique(np.concatenate(rows), axis=1, return_inverse=True)[1]).astype(np.intp)

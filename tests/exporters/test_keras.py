@@ -124,7 +124,7 @@ CASES = {
         Hidden(6, [*outputs("conv1"), *norm("norm1"), *inputs("conv2")]),
     ]),
     "swiglu": Case(swiglu, ROWS, [Hidden(24, [Cut("gate/kernel", 1), Cut("up/kernel", 1), *inputs("down")])]),
-    "transformer": Case(transformer, normal(200, 7, 16), [Hidden(24, [*outputs("fc1"), *inputs("fc2")])], opset=15),
+    "transformer": Case(transformer, normal(200, 7, 16), [Hidden(24, [*outputs("fc1"), *inputs("fc2")])], opset=13),
     "recurrent": Case(recurrent, normal(200, 5, 6), [Hidden(10, [*outputs("fc1"), *inputs("fc2")])]),
 }  # fmt: skip
 
