@@ -152,8 +152,15 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @click.option("--pattern", metavar="N:M", help="Instead, for edges: N of every M consecutive inputs (2:4).")
 @click.option("-o", "--output", metavar="OUT", help="Default: <stem>.pruned.onnx beside MODEL.")
 @click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge", help="What is dropped.")
-@click.option("--method", default="dpp", show_default=True, metavar="dpp|dpp-sample|importance|random")
-@click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear", help="Of the DPP.")
+@click.option(
+    "--method",
+    default="dpp",
+    show_default=True,
+    metavar="auto|dpp|dpp-sample|obs|omp|wanda|fluctuation|importance|random",
+    help="auto: the best of several on rows held out.",
+)
+@click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear|consumer", help="Of the DPP.")
+@click.option("--swaps", type=int, default=0, show_default=True, metavar="N", help="Swap N neurons for better ones.")
 @click.option(
     "--beta",
     type=_Beta(),

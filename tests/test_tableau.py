@@ -1,0 +1,248 @@
+"""Least-error selection, by hand: every cost and gain is the difference of two refits."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.random import SeedSequence
+
+from onnxdpp.algebra.contest import edge_contest, neuron_contest
+from onnxdpp.algebra.edge_selection import eliminate_edges, pursue_edges
+from onnxdpp.algebra.moments import Accumulator, Moments
+from onnxdpp.algebra.neurons import Inputs
+from onnxdpp.algebra.refit import refit_edges, refit_neurons, squared_error
+from onnxdpp.algebra.selection import Rule, choose_edges, choose_neurons
+from onnxdpp.algebra.tableau import Tableau, eliminate, pursue, swapped
+
+
+def moments(rows: int, n: int, m: int, seed: int, *, rank: int | None = None) -> Moments:
+    """Of rectified inputs with common causes."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((rows, rank or n)) @ rng.standard_normal((rank or n, n)) + 0.2 * rng.standard_normal(
+        (rows, n)
+    )
+    sums = Accumulator(rng.standard_normal((n, m)), paired=False)
+    sums.update(np.maximum(x, 0))
+    return sums.moments()
+
+
+def error(observed: list[Inputs], keep: list[int] | np.ndarray, form: str = "affine") -> float:
+    """Of the refit onto the neurons `keep`, all consumers together."""
+    keep = np.sort(np.asarray(keep, np.intp))
+    return sum(
+        float(squared_error(part.moments, refit_neurons(part.moments, part.kept(keep), form)).sum())
+        for part in observed
+    )
+
+
+def cases(seed: int) -> dict[str, tuple[list[Inputs], int]]:
+    """Observed and number of neurons: one consumer, blocks of three inputs, two consumers, inputs that stay."""
+    plain = moments(400, 12, 5, seed, rank=6)
+    other = moments(300, 12, 3, seed + 1, rank=7)
+    ragged = np.array([0, 0, 1, 2, 2, 2, 3, 4, 5, 5, 3, 1])
+    return {
+        "plain": ([Inputs(plain, np.arange(12))], 12),
+        "blocks": ([Inputs(plain, np.repeat(np.arange(4), 3))], 4),
+        "ragged": ([Inputs(plain, ragged)], 6),
+        "two": ([Inputs(plain, np.arange(12)), Inputs(other, np.arange(12)[::-1].copy())], 12),
+        "fixed": ([Inputs(plain, np.array([-1, 0, 1, 2, -1, 3, 4, 5, 6, 7, 8, 9]))], 10),
+    }
+
+
+@pytest.mark.parametrize("form", ["affine", "linear"])
+@pytest.mark.parametrize("case", ["plain", "blocks", "ragged", "two", "fixed"])
+def test_costs_and_gains_are_differences_of_refits(case: str, form: str) -> None:
+    observed, n = cases(3)[case]
+    keep = np.arange(0, n, 2)
+    table = Tableau(observed, n, form, keep)
+    here = error(observed, keep, form)
+    scale = error(observed, [0], form)
+    assert table.error == pytest.approx(here, abs=1e-3 * scale)
+    costs, gains = table.costs(), table.gains()
+    for neuron in range(n):
+        if neuron in keep:
+            assert costs[neuron] == pytest.approx(
+                error(observed, np.setdiff1d(keep, neuron), form) - here, abs=1e-3 * scale
+            )
+            assert gains[neuron] == -np.inf
+        else:
+            assert gains[neuron] == pytest.approx(here - error(observed, [*keep, neuron], form), abs=1e-3 * scale)
+            assert costs[neuron] == np.inf
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.integers(0, 9), min_size=1, max_size=30))
+def test_sweeping_in_and_out_again_leaves_the_tableau_as_it_was(seed: int, path: list[int]) -> None:
+    """Any walk over sets ends where a tableau made for the last set begins."""
+    observed, n = cases(seed)["fixed"]
+    table = Tableau(observed, n, "affine", np.arange(n))
+    for neuron in path:
+        if table.inside[neuron]:
+            table.drop(neuron, float(table.costs()[neuron]) if table.inside.sum() > 1 else 0.0)
+        else:
+            table.take(neuron, float(table.gains()[neuron]))
+    if not table.inside.any():
+        return
+    fresh = Tableau(observed, n, "affine", np.flatnonzero(table.inside))
+    scale = max(1e-9, error(observed, [0]))
+    np.testing.assert_allclose(table.gains(), fresh.gains(), atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("case", ["plain", "blocks", "two"])
+def test_elimination_drops_the_cheapest_each_time(case: str) -> None:
+    observed, n = cases(7)[case]
+    order, curve = eliminate(observed, n, "affine")
+    left = list(range(n))
+    for step in range(n - 1):
+        by_hand = {neuron: error(observed, [other for other in left if other != neuron]) for neuron in left}
+        dropped = int(order[n - 1 - step])
+        assert by_hand[dropped] == pytest.approx(min(by_hand.values()), rel=1e-4)
+        left.remove(dropped)
+        assert curve[len(left)] == pytest.approx(by_hand[dropped], rel=1e-3)
+    assert (np.diff(curve[1:]) <= 1e-9 * curve[1]).all()
+
+
+def test_pursuit_takes_what_gains_most_each_time() -> None:
+    observed, n = cases(9)["two"]
+    order, curve = pursue(observed, n, "affine", most=6)
+    for step in range(1, 7):
+        assert curve[step] == pytest.approx(error(observed, order[:step]), rel=1e-3)
+        others = [
+            error(observed, [*order[: step - 1], neuron]) for neuron in range(n) if neuron not in order[: step - 1]
+        ]
+        assert curve[step] == pytest.approx(min(others), rel=1e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 11))
+def test_swaps_never_make_it_worse_and_end_where_none_helps(seed: int, k: int) -> None:
+    observed, n = cases(seed)["two"]
+    start = np.sort(np.random.default_rng(seed).choice(n, k, replace=False))
+    end = swapped(observed, n, "affine", start, most=100)
+    assert len(end) == k
+    assert error(observed, end) <= error(observed, start) * (1 + 1e-6)
+    assert np.array_equal(swapped(observed, n, "affine", end, most=100), end)
+
+
+def test_no_more_swaps_than_allowed() -> None:
+    observed, n = cases(5)["plain"]
+    start = np.arange(5)
+    once = swapped(observed, n, "affine", start, most=1)
+    assert len(np.setdiff1d(once, start)) <= 1
+    assert np.array_equal(swapped(observed, n, "affine", start, most=0), start)
+
+
+def test_the_last_of_a_section_is_never_dropped() -> None:
+    observed, n = cases(5)["plain"]
+    sections = np.array([1, 2] + [0] * 10)
+    order, _ = eliminate(observed, n, "affine", least=3, sections=sections)
+    assert {0, 1} <= set(order[:3].tolist())
+
+
+@pytest.mark.parametrize("method", ["obs", "omp"])
+def test_permuting_neurons_permutes_the_choice(method: str) -> None:
+    (part,), n = cases(11)["plain"]
+    perm = np.random.default_rng(0).permutation(n)
+    old = part.moments
+    sums = Moments(
+        old.count,
+        old.weights[perm],
+        old.gram[np.ix_(perm, perm)],
+        old.mean_x[perm],
+        old.cross[perm],
+        old.mean_y,
+        old.power_y,
+    )
+    rule = Rule(method)
+    first = choose_neurons([part], n, 5, rule, None, SeedSequence(0))
+    second = choose_neurons([Inputs(sums, np.arange(n))], n, 5, rule, None, SeedSequence(0))
+    assert set(perm[second].tolist()) == set(first.tolist())
+
+
+# Edges
+
+
+def test_edges_by_pursuit_are_those_of_pursuit_for_each_output_alone() -> None:
+    sums = moments(500, 20, 6, 2, rank=8)
+    with ThreadPoolExecutor(2) as executor:
+        kept = pursue_edges(sums, 7, "affine", executor)
+    for j in range(6):
+        own = Moments(
+            sums.count, sums.weights[:, j : j + 1], sums.gram, sums.mean_x, sums.cross[:, j : j + 1],
+            sums.mean_y[j : j + 1], sums.power_y[j : j + 1],
+        )  # fmt: skip
+        order, _ = pursue([Inputs(own, np.arange(20))], 20, "affine", most=7)
+        assert kept[:, j].tolist() == order.tolist()
+
+
+@pytest.mark.parametrize("method", ["obs", "omp"])
+def test_least_error_edges_err_less_than_the_largest(method: str) -> None:
+    sums = moments(800, 40, 8, 4, rank=10)
+    losses = {}
+    with ThreadPoolExecutor(2) as executor:
+        for name in (method, "importance", "random"):
+            kept = choose_edges(sums, 8, Rule(name), None, SeedSequence(1), executor)
+            assert kept.shape == (8, 8)
+            losses[name] = squared_error(sums, refit_edges(sums, kept, "affine", executor)).sum()
+    assert losses[method] < losses["importance"]
+    assert losses[method] < losses["random"]
+
+
+def test_backward_edges_without_budget_share_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    from onnxdpp.algebra import edge_selection
+
+    sums = moments(800, 40, 8, 4, rank=10)
+    with ThreadPoolExecutor(2) as executor:
+        exact = eliminate_edges(sums, 8, "affine", executor)
+        monkeypatch.setattr(edge_selection, "FLOPS", 0.0)
+        shared = eliminate_edges(sums, 8, "affine", executor)
+        inverse = np.linalg.inv(sums.covariance + 1e-6 * np.trace(sums.covariance) / 40 * np.eye(40))
+        scores = sums.weights**2 / np.diagonal(inverse)[:, None]
+        errors = [squared_error(sums, refit_edges(sums, kept, "affine", executor)).sum() for kept in (exact, shared)]
+    assert np.array_equal(np.sort(shared, axis=0), np.sort(np.argsort(-scores, axis=0)[:8], axis=0))
+    assert errors[0] < errors[1]
+
+
+# The contest
+
+
+def halves(seed: int, rows: int = 600) -> tuple[list[Inputs], list[Inputs]]:
+    rng = np.random.default_rng(seed)
+    mix, weights = rng.standard_normal((6, 30)), rng.standard_normal((30, 4))
+    parts = []
+    for count in (rows, rows // 4):
+        sums = Accumulator(weights, paired=False)
+        sums.update(np.maximum(rng.standard_normal((count, 6)) @ mix + 0.3 * rng.standard_normal((count, 30)), 0))
+        parts.append([Inputs(sums.moments(), np.arange(30))])
+    return parts[0], parts[1]
+
+
+def test_winner_has_the_least_loss_on_rows_held_out() -> None:
+    fit, held = halves(1)
+    entries = neuron_contest(fit, held, 30, 6, Rule(), SeedSequence(0), None)
+    losses = [entry.loss for entry in entries]
+    assert losses == sorted(losses)
+    assert {entry.method for entry in entries} == {"dpp", "obs", "omp", "importance"}
+    for entry in entries:
+        found = float(np.sqrt(squared_error(held[0].moments, entry.fits[0]).sum() / held[0].moments.variance_y.sum()))
+        assert entry.loss == pytest.approx(found, rel=1e-9)
+        assert entry.fits[0].weights[np.setdiff1d(np.arange(30), entry.keep)].any() == np.False_
+
+
+def test_few_rows_ask_for_a_stronger_ridge() -> None:
+    """With hardly more rows than neurons the plain ridge follows noise, and the rows held out say so."""
+    fit, held = halves(2, rows=40)
+    many, held_many = halves(2, rows=4000)
+    few = neuron_contest(fit, held, 30, 15, Rule(), SeedSequence(0), None)[0]
+    enough = neuron_contest(many, held_many, 30, 15, Rule(), SeedSequence(0), None)[0]
+    assert few.strength > enough.strength
+
+
+def test_edges_hold_a_contest_too() -> None:
+    fit, held = halves(3)
+    with ThreadPoolExecutor(2) as executor:
+        entries = edge_contest(fit, held, 6, Rule(), SeedSequence(0), executor)
+    assert [entry.loss for entry in entries] == sorted(entry.loss for entry in entries)
+    assert {entry.method for entry in entries} == {"dpp", "obs", "fluctuation", "importance"}
