@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 from onnxdpp.algebra.refit import is_scarce
+from onnxdpp.budget import allocate
 from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluation import compare, macs_per_row, parameters
 from onnxdpp.graph.batches import input_specs, open_batches
@@ -92,6 +93,11 @@ def prune(
     mask: str | None = None,
     memory: int = MEMORY,
     swaps: int = 0,
+    target_parameters: float | None = None,
+    target_bytes: int | None = None,
+    target_macs: float | None = None,
+    target_discrepancy: float | None = None,
+    allocation: str = "measured",
     progress: Progress = lambda text, fraction: None,
 ) -> PruneResult:
     """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
@@ -140,6 +146,15 @@ def prune(
         mixtures of kept ones.
     swaps : int
         How many neurons of each layer may be swapped for others after the choice, while the error of the refit falls.
+    target_parameters, target_macs : float, optional
+        Instead of `keep`: the fraction of the model's parameters, or multiply-accumulates, that stays at most.
+    target_bytes : int, optional
+        Instead of `keep`: how large the file is at most.
+    target_discrepancy : float, optional
+        Instead of `keep`: the smallest model whose worst output is no further than this from the original's (relative
+        L2) on every fifth row, which is not fitted.
+    allocation : {"measured", "uniform"}
+        How a target is spread over the layers: by what each does to the outputs, or evenly.
     progress : callable (text, fraction), optional
 
     Returns
@@ -158,6 +173,7 @@ def prune(
         tuple(parse_layer(text) for text in _listed(layers)), tuple(_listed(skip)), round_to, seed,
         provider, batch_size, max_rows,
         None if pattern is None else parse_pattern(pattern), mask, memory, swaps,
+        target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
     )  # fmt: skip
     proto, folder, info = _opened(model)
     graph = Graph(in_order(proto), folder)
@@ -165,6 +181,8 @@ def prune(
     todo = plan(graph, options)
     where, notices = choose_provider(provider)
     batches = open_batches(calib, input_specs(graph.model), batch_size=batch_size, max_rows=max_rows, seed=seed)
+    if options.has_goal:
+        todo = allocate(graph, todo, options, batches, where, progress)
     pruned, results, observations = execute(graph, todo, options, batches, where, progress, scratch)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)

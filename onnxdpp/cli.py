@@ -22,6 +22,7 @@ from onnxdpp.errors import MachineError, UsageError
 MISSED = 1
 TERMINATED = 143
 PLAIN_WIDTH = 120  # of tables that go into a file or a pipe
+GOALS = ("target_parameters", "target_macs", "target_bytes", "target_discrepancy")
 LEAST_WIDTH = 60  # on a narrower terminal, lines wrap: better than tables without their numbers
 
 
@@ -150,6 +151,19 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
 @click.option("--keep", type=float, metavar="F", help="Fraction that stays, 0 < F <= 1.")
 @click.option("--pattern", metavar="N:M", help="Instead, for edges: N of every M consecutive inputs (2:4).")
+@click.option("--target-parameters", type=float, metavar="F", help="Instead: at most this fraction of the parameters.")
+@click.option("--target-macs", type=float, metavar="F", help="Instead: at most this fraction of the multiplications.")
+@click.option("--target-bytes", type=_Bytes(), metavar="BYTES", help="Instead: a file of at most this size.")
+@click.option(
+    "--target-discrepancy", type=float, metavar="D", help="Instead: outputs no further than this, on rows held out."
+)
+@click.option(
+    "--allocation",
+    default="measured",
+    show_default=True,
+    metavar="measured|uniform",
+    help="How a target is spread over layers.",
+)
 @click.option("-o", "--output", metavar="OUT", help="Default: <stem>.pruned.onnx beside MODEL.")
 @click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge", help="What is dropped.")
 @click.option(
@@ -241,8 +255,10 @@ def prune(
         raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
     if not calib:
         raise UsageError("--calib is empty. Name the calibration data.")
-    if options["keep"] is None and options["pattern"] is None:
-        raise click.UsageError("Missing option '--keep' (or, for edges, '--pattern').", click.get_current_context())
+    if all(options[name] is None for name in ("keep", "pattern", *GOALS)):
+        raise click.UsageError(
+            "Missing option '--keep' (or a '--target-...'; or, for edges, '--pattern').", click.get_current_context()
+        )
     check_input(model)
     source = Path(model)
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")

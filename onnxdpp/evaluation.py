@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxdpp.errors import ModelError, OnnxdppError
-from onnxdpp.graph.batches import Batch, Batches
+from onnxdpp.graph.batches import Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.external import tensor_array
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, attribute
@@ -42,7 +42,13 @@ def parameters(model: ModelProto, folder: Path | None = None) -> tuple[int, int]
 
 
 def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
-    """Multiply-accumulates for each row, as measured from the shapes of one run.
+    """Multiply-accumulates for each row, as measured from the shapes of one run; see `macs_by_node`."""
+    found = macs_by_node(graph, batch, provider)
+    return None if found is None else sum(found.values()) // batch.rows
+
+
+def macs_by_node(graph: Graph, batch: Batch, provider: str) -> dict[int, int] | None:
+    """Multiply-accumulates of one batch, by the number of the node.
 
     Parameters
     ----------
@@ -53,38 +59,38 @@ def macs_per_row(graph: Graph, batch: Batch, provider: str) -> int | None:
 
     Returns
     -------
-    int or None
-        In the Gemm, MatMul, Conv and ConvTranspose nodes of the main graph. None where the run fails.
+    dict or None
+        Of the Gemm, MatMul, Conv and ConvTranspose nodes of the main graph. None where the run fails.
     """
     model = ModelProto()
     model.CopyFrom(graph.model)
     del model.graph.output[:]
     names = Names(graph)
-    counted = [n for n in graph.nodes if n.op_type in COUNTED and n.domain in ONNX_DOMAINS]
-    for index, node in enumerate(counted):
+    counted = {i: n for i, n in enumerate(graph.nodes) if n.op_type in COUNTED and n.domain in ONNX_DOMAINS}
+    for index, node in counted.items():
         for slot, value in enumerate((node.input[0], node.input[1], node.output[0])):
             name = names.fresh(f"onnxdpp/shape/{index}/{slot}")
             model.graph.node.append(helper.make_node("Shape", [value], [name]))
             model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
     if not counted:
-        return 0
+        return {}
     try:
         shapes = [shape.tolist() for shape in Session(model, provider, graph.folder).run(batch)]
     except OnnxdppError:
         return None
-    total = 0
-    for index, node in enumerate(counted):
-        left, right, out = shapes[3 * index : 3 * index + 3]
+    result = {}
+    for place, (index, node) in enumerate(counted.items()):
+        left, right, out = shapes[3 * place : 3 * place + 3]
         match node.op_type:
             case "Gemm":
-                total += int(np.prod(out)) * left[0 if attribute(node, "transA", 0) else 1]
+                result[index] = int(np.prod(out)) * left[0 if attribute(node, "transA", 0) else 1]
             case "MatMul":
-                total += int(np.prod(out)) * left[-1]
+                result[index] = int(np.prod(out)) * left[-1]
             case "Conv":
-                total += int(np.prod(out)) * int(np.prod(right[1:]))
+                result[index] = int(np.prod(out)) * int(np.prod(right[1:]))
             case _:
-                total += int(np.prod(left)) * int(np.prod(right[1:]))
-    return total // batch.rows
+                result[index] = int(np.prod(left)) * int(np.prod(right[1:]))
+    return result
 
 
 @dataclass
@@ -134,6 +140,8 @@ def compare(
     batches: Batches,
     provider: str,
     progress: Callable[[int], None] = lambda rows: None,
+    *,
+    held_out: bool = False,
 ) -> Discrepancy:
     """Run both models over all batches and compare their outputs.
 
@@ -146,6 +154,8 @@ def compare(
     provider : {"cpu", "cuda"}
     progress : callable
         Told the number of rows of each batch.
+    held_out : bool
+        Compare only every fifth row: those that a contest, or a goal, leaves out of the fit.
 
     Raises
     ------
@@ -171,6 +181,9 @@ def compare(
         old, new = before.run(batch), after.run(batch)
         for position, name in compared:
             a, b = old[position], new[position]
+            if held_out and a.ndim and len(a) and a.shape == b.shape:
+                which = rows_held_out(np.arange(len(a)), len(a), batch)
+                a, b = a[which], b[which]
             if a.shape != b.shape:
                 raise ModelError(f"Output {quoted(name)} would be {b.shape} instead of {a.shape}. No file was written.")
             if a.dtype.kind == "f":

@@ -17,7 +17,7 @@ from onnxdpp.algebra.moments import Accumulator, Matrix
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.refit import Fit
 from onnxdpp.errors import DataError, UsageError
-from onnxdpp.graph.batches import Batch, Batches
+from onnxdpp.graph.batches import Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Observer, Seen
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.patches import Patch
@@ -28,7 +28,6 @@ from onnxdpp.options import Options
 
 # Accumulators that blocks go to in turn: constants, so that sums do not depend on the machine.
 LANES = 4
-HELD_OUT = 5  # every so many rows, one is held out
 WIDE = 4096  # inputs from which on there is one accumulator only, since each holds n² numbers
 
 Indices = NDArray[np.intp]
@@ -265,7 +264,7 @@ def _accumulate(
             if lane[1] is None:
                 _update(lane[0][number], reading, x, original)
                 continue
-            out = _held_out(row, len(value.now), batch)
+            out = rows_held_out(row, len(value.now), batch)
             for accumulator, which in ((lane[0][number], ~out), (lane[1][number], out)):
                 if which.any():
                     _update(accumulator, reading, x[which], None if original is None else original[which])
@@ -273,16 +272,6 @@ def _accumulate(
 
 def _update(accumulator: Accumulator, reading: Reading, x: Array, original: Array | None) -> None:
     accumulator.update(reading.rows(x), None if original is None else reading.rows(original))
-
-
-def _held_out(row: Indices, count: int, batch: Batch) -> NDArray[np.bool_]:
-    """Which observations are held out: those of every fifth calibration row, or run.
-
-    A value's first axis may be longer than the rows (time, say, folded into it) by a whole factor.
-    """
-    each = max(1, count // batch.rows)
-    held: NDArray[np.bool_] = (batch.first + row // each) % HELD_OUT == HELD_OUT - 1
-    return held
 
 
 def _element_type(graph: Graph, projection: Projection) -> int:

@@ -13,6 +13,7 @@ from onnxdpp.errors import UsageError
 
 UNITS = ("neuron", "edge")
 PROVIDERS = ("auto", "cpu", "cuda")
+GOALS = ("target_parameters", "target_bytes", "target_macs", "target_discrepancy")
 MEMORY = 2**31  # bytes of one matrix of second moments
 
 
@@ -38,10 +39,25 @@ class Options:
     mask: str | None = None
     memory: int = MEMORY
     swaps: int = 0
+    target_parameters: float | None = None
+    target_bytes: int | None = None
+    target_macs: float | None = None
+    target_discrepancy: float | None = None
+    allocation: str = "measured"
 
     def __post_init__(self) -> None:
-        if (self.keep is None) == (self.pattern is None):
-            raise UsageError("Give either a keep or, for edges, a pattern such as 2:4.")
+        goals = [name for name in GOALS if getattr(self, name) is not None]
+        if (self.keep is not None) + (self.pattern is not None) + len(goals) != 1:
+            wishes = ", ".join(name.replace("_", "-") for name in GOALS)
+            raise UsageError(f"Give one of these: keep; for edges, a pattern such as 2:4; for neurons, {wishes}.")
+        if goals and (self.unit != "neuron" or self.refit == "none"):
+            raise UsageError("A target is for neurons, with a refit. Give a keep instead.")
+        for name in goals:
+            number = getattr(self, name)
+            if not isinstance(number, int | float) or not math.isfinite(number) or number <= 0:
+                raise UsageError(f"{name} is {number!r}; it must be a positive number.")
+            if name in ("target_parameters", "target_macs") and number > 1:
+                raise UsageError(f"{name} is {number}; it must be at most 1: the fraction that stays.")
         for name in ("keep", "beta", "epsilon"):
             number = getattr(self, name)
             if number is not None and not isinstance(number, Real):
@@ -73,12 +89,18 @@ class Options:
         if self.round_to != 1 or any(keep is not None for _, keep in self.layers):
             raise UsageError("A pattern fixes how many edges stay: it goes with neither --round-to nor a layer's keep.")
 
+    @property
+    def has_goal(self) -> bool:
+        """Whether a goal, not a keep, says how much stays."""
+        return any(getattr(self, name) is not None for name in GOALS)
+
     def count(self, keep: float | None, n: int) -> int:
         """How many of the n neurons of a layer, or edges into an output, stay at this keep."""
         if self.pattern is not None:
             return sum(pattern_sizes(n, self.pattern))
         keep = self.keep if keep is None else keep
-        assert keep is not None
+        if keep is None:
+            return n  # until the goal says
         return count_to_keep(keep, n, self.round_to)
 
     @property
@@ -103,6 +125,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "kernel": KERNELS,
     "refit": FORMS,
     "provider": PROVIDERS,
+    "allocation": ("measured", "uniform"),
 }
 
 

@@ -79,7 +79,10 @@ def execute(
     if options.refit == "affine":
         consumers = {part.node: part for target in todo.targets for part in target.consumers}
         base = Graph(with_biases(graph, consumers.values()), graph.folder)
-        todo = plan(base, options)
+        counts = {target.name: target.k for target in todo.targets}
+        again = plan(base, options).targets
+        targets = [replace(target, k=counts[target.name]) for target in again if target.name in counts]
+        todo = replace(todo, targets=tuple(targets))
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
         run = _Run(base, options, batches, provider, executor, progress, scratch)
         outcomes = [run.prune(target) for target in todo.targets]
@@ -132,12 +135,15 @@ class _Run:
             reads = [(part, np.arange(part.n // part.block))]
         wanted = readings(self.base, reads, self._alive, self.options.memory)
         auto = self.options.method == "auto" and self.options.refit != "none" and target.k < part.n
-        observed, held = self._observe(wanted, target.name, split=auto)
+        split = auto or self.options.target_discrepancy is not None
+        observed, held = self._observe(wanted, target.name, split=split)
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
         solve = self._neurons if isinstance(part, Layer) else self._edges
         try:
             fits, keep, result = (
-                solve(target, observed, seed) if held is None else self._contest(target, observed, held, seed)
+                solve(target, observed, seed)
+                if held is None or not auto
+                else self._contest(target, observed, held, seed)
             )
         except (ValueError, IndexError, np.linalg.LinAlgError) as error:
             raise DataError(
@@ -168,7 +174,8 @@ class _Run:
                 for reading in bundle
             ]
             fits = []
-            seen, _ = self._observe(again, bundle[0].parts[0][0].name)
+            split = self.options.method == "auto" or self.options.target_discrepancy is not None
+            seen, _ = self._observe(again, bundle[0].parts[0][0].name, split=split)
             for reading, inputs in zip(again, seen, strict=True):
                 fit = refit_neurons(inputs.moments, np.arange(len(inputs.neurons)), self.options.refit)
                 weights = np.zeros_like(reading.weights)

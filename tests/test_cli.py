@@ -409,7 +409,8 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
         "calib": str(calib), "keep": 0.5, "unit": "neuron", "method": "dpp", "kernel": "rbf", "beta": "auto",
         "epsilon": 0.01, "refit": "affine", "layers": ["fc1=0.25", "fc*"], "skip": ["fc2"], "round_to": 2,
         "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None, "mask": None,
-        "memory": 2**31, "swaps": 0,
+        "memory": 2**31, "swaps": 0, "target_parameters": None,
+        "target_bytes": None, "target_macs": None, "target_discrepancy": None, "allocation": "measured",
     }  # fmt: skip
 
 
@@ -523,7 +524,7 @@ def test_no_arguments_show_the_help(onnxdpp: Run) -> None:
         (["inspect", "a", "b"], "Got unexpected extra argument (b)"),
         (
             ["prune", "a", "--calib", "b"],
-            "Missing option '--keep' (or, for edges, '--pattern'). Try 'onnxdpp prune --help'.",
+            "Missing option '--keep' (or a '--target-...'; or, for edges, '--pattern'). Try 'onnxdpp prune --help'.",
         ),
         (["prune", "a", "--keep", "1"], "Missing option '--calib'."),
         (["prune", "a", "--calib"], "Option '--calib' requires an argument."),

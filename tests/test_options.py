@@ -111,8 +111,8 @@ def test_count_rounds_to_the_nearest_multiple_upwards_at_half() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep": 0.5, "pattern": "2:4", "unit": "edge"}, "either a keep or"),
-        ({}, "either a keep or"),
+        ({"keep": 0.5, "pattern": "2:4", "unit": "edge"}, "Give one of these: keep; for edges, a pattern"),
+        ({}, "Give one of these: keep; for edges, a pattern"),
         ({"pattern": "2:4"}, "for edges"),
         ({"pattern": "2:4", "unit": "edge", "method": "dpp-sample"}, "dpp-sample"),
         ({"pattern": "2:4", "unit": "edge", "round_to": 8}, "round-to"),

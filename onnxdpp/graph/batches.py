@@ -71,6 +71,25 @@ class Batch:
     rows: int
 
 
+HELD_OUT = 5
+"""Every so many rows, one may be held out."""
+
+
+def rows_held_out(entry: NDArray[np.intp], count: int, batch: Batch) -> NDArray[np.bool_]:
+    """Which entries along the first axis of a value are held out: those of every fifth calibration row, or run.
+
+    Parameters
+    ----------
+    entry : (r,) integer array
+    count : int
+        Entries along that axis: as many as the batch has rows, or by a whole factor more (time, folded into it).
+    batch : Batch
+    """
+    each = max(1, count // batch.rows)
+    held: NDArray[np.bool_] = (batch.first + entry // each) % HELD_OUT == HELD_OUT - 1
+    return held
+
+
 class Batches:
     """Batches of calibration data; every pass yields the same ones in the same order.
 

@@ -1,0 +1,332 @@
+"""How many neurons of each layer stay, when the user says how small the model shall be, or how good.
+
+A *path* leads from the whole model to the smallest, a few neurons at a time; the goal picks the first point on it that
+is small enough (or the last that is good enough), found by bisection with the model's true size there.
+
+- *uniform*: the same fraction of every layer.
+- *measured*: whatever costs least for what it saves is next. What a layer costs is its own error curve (backward
+  elimination gives the error of the refit for every number kept at once), in units of what it does to the model's
+  outputs: measured once, by pruning that layer alone.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+from threadpoolctl import threadpool_limits
+
+from onnxdpp.algebra.contest import WIDEST
+from onnxdpp.algebra.neurons import Inputs
+from onnxdpp.algebra.tableau import eliminate
+from onnxdpp.errors import UsageError
+from onnxdpp.evaluation import compare, macs_by_node, parameters
+from onnxdpp.graph.batches import Batch, Batches
+from onnxdpp.graph.calibration import cores
+from onnxdpp.graph.index import Graph, Use
+from onnxdpp.graph.layers import Layer
+from onnxdpp.graph.model import model_info
+from onnxdpp.graph.rewriting import Edits, apply, current, sliced
+from onnxdpp.graph.scratch import Scratch
+from onnxdpp.observation import observe, readings
+from onnxdpp.options import Options
+from onnxdpp.planning import Plan, Target
+from onnxdpp.pruning import Progress, execute
+
+STEPS = 1000
+"""How many steps lead from a whole layer to one neuron of it, at most."""
+PROBE = 0.05
+"""A layer is pruned alone, to see what it does to the outputs, to where its error is this share of the worst."""
+
+Counts = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """What a model weighs, by how many neurons of each layer stay.
+
+    Attributes
+    ----------
+    layers : tuple of Layer
+    terms : list of (float, list of (layer, fixed, slope))
+        Products: a number times, for each layer, a fixed number of entries and so many for each neuron.
+    """
+
+    layers: tuple[Layer, ...]
+    terms: list[tuple[float, list[tuple[int, float, float]]]]
+
+    def __call__(self, counts: Sequence[int]) -> float:
+        """What the model weighs with so many neurons in each layer."""
+        return sum(
+            factor * prod(fixed + slope * counts[layer] for layer, fixed, slope in axes) for factor, axes in self.terms
+        )
+
+
+def weighing(layers: Sequence[Layer], weights: Mapping[Use, float]) -> Weighing:
+    """How the sum of `weights`, one for each constant, changes as neurons go.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    weights : mapping
+        What each constant counts for while it is whole: its entries, or the multiplications with it.
+    """
+    axes: dict[Use, list[tuple[int, float, float]]] = {}
+    for number, layer in enumerate(layers):
+        for part in layer.slices:
+            if part.use in weights:
+                size = len(part.labels)
+                fixed = float(np.count_nonzero(part.labels < 0))
+                axes.setdefault(part.use, []).append((number, fixed / size, (size - fixed) / size / layer.n))
+    return Weighing(tuple(layers), [(weight, axes.get(use, [])) for use, weight in weights.items()])
+
+
+def allocate(
+    graph: Graph,
+    todo: Plan,
+    options: Options,
+    batches: Batches,
+    provider: str,
+    progress: Progress,
+) -> Plan:
+    """The plan that reaches the goal of the options.
+
+    Parameters
+    ----------
+    graph : Graph
+        The original.
+    todo : Plan
+        Which layers may be pruned.
+    options : Options
+        With a goal.
+    batches : Batches
+    provider : {"cpu", "cuda"}
+    progress : callable (text, fraction)
+
+    Raises
+    ------
+    UsageError
+        If the goal cannot be reached: with the figure that can.
+    """
+    layers = [target.part for target in todo.targets if isinstance(target.part, Layer)]
+    first = next(iter(batches))
+    macs = macs_by_node(graph, first, provider) or {}
+    saved = _weights(graph, layers, macs if options.target_macs is not None else None)
+    least = [len(np.unique(layer.sections)) for layer in layers]
+    if options.allocation == "uniform":
+        path = _uniform(layers, least, options)
+    else:
+        curves = _curves(graph, layers, options, batches, provider, progress)
+        effects = _effects(graph, todo, curves, options, batches, provider, progress)
+        path = _measured(layers, least, curves, effects, weighing(layers, saved))
+
+    def planned(counts: Counts) -> Plan:
+        return replace(todo, targets=tuple(Target(layer, k) for layer, k in zip(layers, counts, strict=True)))
+
+    if options.target_discrepancy is not None:
+        return _good_enough(graph, path, planned, options, batches, provider, progress)
+    goal, size, unit = _goal(graph, options, first, provider)
+    place = _bisect(len(path), lambda index: size(_cut(graph, layers, path[index])) <= goal)
+    if place is None:
+        smallest = size(_cut(graph, layers, path[-1]))
+        raise UsageError(f"No more can go than leaves {smallest:,} {unit}; the goal is {goal:,.0f}. Ask for no less.")
+    counts = path[place]
+    if options.allocation == "measured":
+        counts = _filled(counts, layers, lambda more: size(_cut(graph, layers, more)) <= goal)
+    return planned(counts)
+
+
+def _filled(counts: Counts, layers: Sequence[Layer], fits: Callable[[Counts], bool]) -> Counts:
+    """`counts`, with what still fits: a neuron at a time, layer by layer."""
+    for number, layer in enumerate(layers):
+        while counts[number] < layer.n and fits(more := (*counts[:number], counts[number] + 1, *counts[number + 1 :])):
+            counts = more
+    return counts
+
+
+def _goal(
+    graph: Graph, options: Options, batch: Batch, provider: str
+) -> tuple[float, Callable[[ModelProto], int], str]:
+    """What is to be reached, how it is measured, and what it is called."""
+    if options.target_bytes is not None:
+        return float(options.target_bytes), lambda model: model_info(model, graph.folder).bytes, "bytes"
+    if options.target_parameters is not None:
+        whole = parameters(graph.model, graph.folder)[0]
+        return options.target_parameters * whole, lambda model: parameters(model, graph.folder)[0], "parameters"
+    assert options.target_macs is not None
+
+    def macs(model: ModelProto) -> int:
+        return sum((macs_by_node(Graph(model, graph.folder), batch, provider) or {}).values()) // batch.rows
+
+    return options.target_macs * macs(graph.model), macs, "MACs"
+
+
+def _bisect(count: int, reached: Callable[[int], bool]) -> int | None:
+    """The first index that reaches the goal; None if none does."""
+    low, high = 0, count - 1
+    if not reached(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        if reached(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def _good_enough(
+    graph: Graph,
+    path: Sequence[Counts],
+    planned: Callable[[Counts], Plan],
+    options: Options,
+    batches: Batches,
+    provider: str,
+    progress: Progress,
+) -> Plan:
+    """The smallest model on the path whose worst output is near enough on rows that were not fitted."""
+    assert options.target_discrepancy is not None
+
+    def too_far(index: int) -> bool:
+        model, _, _ = execute(graph, planned(path[index]), options, batches, provider, progress, Scratch(active=False))
+        found = compare(graph, model, batches, provider, held_out=True)
+        worst = max((part.get("relative_l2") or 0.0 for part in found.outputs.values()), default=0.0)
+        return worst > float(options.target_discrepancy or 0.0)
+
+    # Coarsely, so that the whole takes a handful of runs.
+    grid = sorted({round(place) for place in np.linspace(0, len(path) - 1, 65)})
+    place = _bisect(len(grid), lambda index: too_far(grid[index]))
+    best = grid[-1] if place is None else grid[place - 1] if place else None
+    if best is None:
+        raise UsageError(
+            f"Even the whole model, refitted, is further than {options.target_discrepancy} from the original on the "
+            "rows held out. Give more rows, or ask for less."
+        )
+    return planned(path[best])
+
+
+def _cut(graph: Graph, layers: Sequence[Layer], counts: Sequence[int]) -> ModelProto:
+    """The model with so many neurons of each layer, whichever: for its size."""
+    edits: Edits = {}
+    changed: frozenset[str] = frozenset()
+    for layer, k in zip(layers, counts, strict=True):
+        if k < layer.n:
+            first = [int(np.flatnonzero(layer.sections == section)[0]) for section in np.unique(layer.sections)]
+            others = np.setdiff1d(np.arange(layer.n), first)[: max(0, k - len(first))]
+            edits = sliced(graph, edits, layer, np.sort(np.concatenate([first, others]).astype(np.intp)))
+            changed |= layer.changed
+    return apply(graph, edits, changed)
+
+
+def _weights(graph: Graph, layers: Sequence[Layer], macs: Mapping[int, int] | None) -> dict[Use, float]:
+    """What each constant that is sliced counts for: its entries, or the multiplications with it."""
+    uses = {part.use for layer in layers for part in layer.slices}
+    if macs is None:
+        return {use: float(current(graph, {}, use).size) for use in sorted(uses)}
+    readers = {projection.weight: projection.node for layer in layers for projection, _ in layer.consumers}
+    readers |= {use: use.node for use in uses if use.slot == 1 and use.node in macs and use not in readers}
+    return {use: float(macs[node]) for use, node in sorted(readers.items()) if use in uses and node in macs}
+
+
+def _uniform(layers: Sequence[Layer], least: Sequence[int], options: Options) -> list[Counts]:
+    """The same fraction of every layer, in steps of a thousandth."""
+    path: list[Counts] = []
+    for keep in np.linspace(1, 0, 1001):
+        counts = tuple(
+            max(few, options.count(max(float(keep), 1e-9), layer.n)) for layer, few in zip(layers, least, strict=True)
+        )
+        if not path or counts != path[-1]:
+            path.append(counts)
+    return path
+
+
+def _measured(
+    layers: Sequence[Layer],
+    least: Sequence[int],
+    curves: Sequence[NDArray[np.float64]],
+    effects: Sequence[float],
+    weigh: Weighing,
+) -> list[Counts]:
+    """Step by step, whatever harms the outputs least for what it saves."""
+    counts = [layer.n for layer in layers]
+    path = [tuple(counts)]
+    steps = [max(1, layer.n // STEPS) for layer in layers]
+    while True:
+        weight, best, price = weigh(counts), None, np.inf
+        for number, curve in enumerate(curves):
+            k = counts[number] - steps[number]
+            if k < least[number]:
+                k = least[number]
+            if k == counts[number]:
+                continue
+            saved = weight - weigh([*counts[:number], k, *counts[number + 1 :]])
+            harm = effects[number] * float(curve[k] - curve[counts[number]])
+            if saved > 0 and harm / saved < price:
+                best, price = (number, k), harm / saved
+        if best is None:
+            return path
+        counts[best[0]] = best[1]
+        path.append(tuple(counts))
+
+
+def _curves(
+    graph: Graph, layers: Sequence[Layer], options: Options, batches: Batches, provider: str, progress: Progress
+) -> list[NDArray[np.float64]]:
+    """For each layer (n + 1,): the error of its refit with the best k of its neurons, the others whole."""
+    curves = []
+    with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
+        for layer in layers:
+            reads = [(projection, slicing.labels) for projection, slicing in layer.consumers]
+            wanted = readings(graph, reads, lambda part: np.arange(part.m), options.memory)
+            observed, _ = observe(
+                graph, graph, wanted, batches, provider, options, executor,
+                partial(progress, f"curve of {layer.name}"), layer.name,
+            )  # fmt: skip
+            curves.append(_curve(observed, layer, options))
+    return curves
+
+
+def _curve(observed: Sequence[Inputs], layer: Layer, options: Options) -> NDArray[np.float64]:
+    if max(len(part.neurons) for part in observed) > WIDEST:
+        # As of independent neurons: what the largest contributions leave out.
+        worth = np.zeros(layer.n)
+        for part in observed:
+            own = part.neurons >= 0
+            power = (part.moments.weights**2).sum(1) * part.moments.variance_x
+            np.add.at(worth, part.neurons[own], power[own])
+        return np.concatenate([[worth.sum()], worth.sum() - np.cumsum(np.sort(worth)[::-1])])
+    sections = layer.sections if layer.sections.any() else None
+    least = len(np.unique(layer.sections))
+    _, curve = eliminate(observed, layer.n, options.rule.form, least=least, sections=sections)
+    return np.asarray(np.maximum.accumulate(np.nan_to_num(curve, nan=float(np.nanmax(curve)))[::-1])[::-1])
+
+
+def _effects(
+    graph: Graph,
+    todo: Plan,
+    curves: Sequence[NDArray[np.float64]],
+    options: Options,
+    batches: Batches,
+    provider: str,
+    progress: Progress,
+) -> list[float]:
+    """What an error of one at a layer's consumers does to the outputs, squared: measured by pruning it alone."""
+    effects = []
+    alone = replace(options, method="dpp", swaps=0)
+    for target, curve in zip(todo.targets, curves, strict=True):
+        least = len(np.unique(target.part.sections)) if isinstance(target.part, Layer) else 1
+        harmed = np.flatnonzero(curve[: target.part.n] - curve[-1] >= PROBE * (curve[least] - curve[-1]))
+        k = max(least, int(harmed[-1]) if len(harmed) else 0)
+        if k >= target.part.n or curve[k] <= curve[-1]:
+            effects.append(0.0)
+            continue
+        plan = replace(todo, targets=(replace(target, k=k),))
+        model, _, _ = execute(graph, plan, alone, batches, provider, progress, Scratch(active=False))
+        found = compare(graph, model, batches, provider)
+        worst = max((part.get("relative_l2") or 0.0 for part in found.outputs.values()), default=0.0)
+        effects.append(worst**2 / float(curve[k] - curve[-1]))
+    return effects

@@ -1,0 +1,126 @@
+"""Targets instead of a keep: reached from below, and as near as single neurons allow."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from models import Array, model, normal, run
+from onnx import ModelProto
+
+import onnxdpp
+from onnxdpp.errors import UsageError
+
+
+def network(**options: Any) -> ModelProto:
+    """Three hidden layers, the first wide and of little use. Layers: fc1 (80), fc2 (40), fc3 (60)."""
+    return model(
+        """g (float[N, 20] x) => (float[N, 5] y) {
+            [fc1] a = Gemm(x, W1, b1)  h = Relu(a)
+            [fc2] c = Gemm(h, W2, b2)  k = Tanh(c)
+            [fc3] d = Gemm(k, W3, b3)  l = Relu(d)
+            [fc4] y = Gemm(l, W4, b4)
+        }""",
+        **{
+            "W1": (20, 80), "b1": (80,), "W2": (80, 40), "b2": (40,), "W3": (40, 60), "b3": (60,), "W4": (60, 5),
+            "b4": (5,), **options,
+        },
+    )  # fmt: skip
+
+
+def convolutions() -> ModelProto:
+    """Two convolutions and a head. Layers: c1 (16), c2 (24)."""
+    return model(
+        """g (float[N, 3, 9, 9] x) => (float[N, 4] y) {
+            [c1] a = Conv <pads = [1, 1, 1, 1]> (x, W1, b1)  h = Relu(a)
+            [c2] b = Conv <strides = [2, 2]> (h, W2, b2)  k = Relu(b)
+            f = Flatten(k)  [fc] y = Gemm(f, W3, b3)
+        }""",
+        W1=(16, 3, 3, 3), b1=(16,), W2=(24, 16, 3, 3), b2=(24,), W3=(24 * 16, 4), b3=(4,),
+    )  # fmt: skip
+
+
+X = {"x": normal(800, 20)}
+IMAGES = {"x": normal(400, 3, 9, 9)}
+
+
+@pytest.mark.parametrize("allocation", ["measured", "uniform"])
+@pytest.mark.parametrize("fraction", [0.8, 0.4, 0.1])
+def test_parameters_are_reached_from_below(fraction: float, allocation: str) -> None:
+    for proto, data, slack in ((network(), X, 0.01), (convolutions(), IMAGES, 0.1)):
+        report = onnxdpp.prune(proto, data, target_parameters=fraction, allocation=allocation, provider="cpu").report
+        ratio = report["model"]["after"]["parameters"] / report["model"]["before"]["parameters"]
+        assert ratio <= fraction
+        if allocation == "measured":
+            assert ratio >= (1 - slack) * fraction
+
+
+@pytest.mark.parametrize("fraction", [0.6, 0.2])
+def test_multiplications_are_reached_from_below(fraction: float) -> None:
+    for proto, data, slack in ((network(), X, 0.01), (convolutions(), IMAGES, 0.04)):
+        report = onnxdpp.prune(proto, data, target_macs=fraction, provider="cpu").report
+        ratio = report["model"]["after"]["macs"] / report["model"]["before"]["macs"]
+        assert (1 - slack) * fraction <= ratio <= fraction
+
+
+def test_bytes_are_those_of_the_file(tmp_path: Path) -> None:
+    result = onnxdpp.prune(network(), X, target_bytes=16_000, provider="cpu")
+    result.save(tmp_path / "small.onnx")
+    assert 15_840 <= (tmp_path / "small.onnx").stat().st_size <= 16_000
+
+
+def worst(old: Array, new: Array) -> float:
+    return float(np.linalg.norm(new - old) / np.linalg.norm(old))
+
+
+@pytest.mark.parametrize("method", ["dpp", "auto"])
+def test_discrepancy_is_kept_on_rows_that_were_not_fitted(method: str) -> None:
+    proto = network()
+    sizes = {}
+    for limit in (0.05, 0.3):
+        result = onnxdpp.prune(proto, X, target_discrepancy=limit, method=method, provider="cpu")
+        held = {"x": X["x"][4::5]}
+        found = worst(run(proto, held)[0], run(result.model, held)[0])
+        assert found <= limit
+        sizes[limit] = result.report["model"]["after"]["parameters"]
+    assert sizes[0.3] < sizes[0.05] < result.report["model"]["before"]["parameters"]
+
+
+def test_measured_allocation_spares_what_matters() -> None:
+    """fc1 has five neurons four times over: most of it can go for nothing."""
+    first = np.tile(normal(20, 20, seed=8), (1, 4))
+    bias = np.tile(normal(20, seed=9), 4)
+    proto = network(W1=first, b1=bias)
+    errors = {}
+    for allocation in ("measured", "uniform"):
+        report = onnxdpp.prune(proto, X, target_parameters=0.5, allocation=allocation, provider="cpu").report
+        errors[allocation] = report["discrepancy"]["y"]["relative_l2"]
+        if allocation == "measured":
+            kept = {layer["name"]: layer["kept"] for layer in report["layers"]}
+            assert kept["fc1"] <= 25
+            assert kept["fc2"] >= 30
+    assert errors["measured"] < 0.5 * errors["uniform"]
+
+
+def test_target_that_cannot_be_reached_says_what_can() -> None:
+    with pytest.raises(UsageError, match=r"No more can go than leaves \d+ parameters; the goal is 10\."):
+        onnxdpp.prune(network(), X, target_parameters=0.0013, provider="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": 0.5, "target_bytes": 9}, "Give one of these: keep; for edges, a pattern such as 2:4; for neurons,"),
+        ({}, "Give one of these"),
+        ({"target_parameters": 1.5}, "target_parameters is 1.5; it must be at most 1: the fraction that stays."),
+        ({"target_macs": 0.0}, "target_macs is 0.0; it must be a positive number."),
+        ({"target_discrepancy": float("nan")}, "target_discrepancy is nan; it must be a positive number."),
+        ({"target_parameters": 0.5, "unit": "edge"}, "A target is for neurons, with a refit. Give a keep instead."),
+        ({"target_parameters": 0.5, "refit": "none"}, "A target is for neurons, with a refit. Give a keep instead."),
+        ({"target_macs": 0.5, "allocation": "best"}, "allocation is 'best'; it can be measured, uniform."),
+    ],
+)
+def test_targets_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        onnxdpp.prune(network(), X, provider="cpu", **options)
+    assert str(caught.value).startswith(message)
