@@ -1,5 +1,6 @@
 """The Python interface: `prune` and `inspect`."""
 
+import json
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -26,7 +27,7 @@ from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info, sav
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
-from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern
+from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
 from onnxdpp.pruning import Progress, execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
@@ -98,6 +99,7 @@ def prune(
     target_macs: float | None = None,
     target_discrepancy: float | None = None,
     allocation: str = "measured",
+    apply: Mapping[str, Any] | str | PathLike[str] | None = None,
     progress: Progress = lambda text, fraction: None,
 ) -> PruneResult:
     """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
@@ -155,6 +157,9 @@ def prune(
         L2) on every fifth row, which is not fitted.
     allocation : {"measured", "uniform"}
         How a target is spread over the layers: by what each does to the outputs, or evenly.
+    apply : report or path of one, optional
+        Instead of `keep`: the neurons that an earlier run kept, on a model that was trained or exported again, with a
+        refit of its own.
     progress : callable (text, fraction), optional
 
     Returns
@@ -174,6 +179,7 @@ def prune(
         provider, batch_size, max_rows,
         None if pattern is None else parse_pattern(pattern), mask, memory, swaps,
         target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
+        None if apply is None else parse_report(_report(apply)),
     )  # fmt: skip
     proto, folder, info = _opened(model)
     graph = Graph(in_order(proto), folder)
@@ -271,6 +277,18 @@ def _listed(patterns: str | Iterable[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
+def _report(report: Mapping[str, Any] | str | PathLike[str]) -> Mapping[str, Any]:
+    if isinstance(report, Mapping):
+        return report
+    try:
+        read = json.loads(Path(report).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The report {str(report)!r} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(read, dict):
+        raise UsageError(f"The report {str(report)!r} is none of onnxdpp.")
+    return read
+
+
 def _opened(model: Model) -> tuple[ModelProto, Path | None, FileInfo]:
     """The model, its folder where it is a path, and what it weighs."""
     if isinstance(model, ModelProto):
@@ -324,6 +342,7 @@ def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
     given["beta"] = "auto" if options.beta is None else options.beta
     given["layers"] = [pattern if keep is None else f"{pattern}={keep}" for pattern, keep in options.layers]
     given["skip"] = list(options.skip)
+    given["apply"] = None if options.apply is None else [name for name, _, _ in options.apply]
     given["pattern"] = None if options.pattern is None else ":".join(map(str, options.pattern))
     return given
 

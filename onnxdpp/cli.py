@@ -164,6 +164,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     metavar="measured|uniform",
     help="How a target is spread over layers.",
 )
+@click.option("--apply", metavar="REPORT", help="Instead: the neurons that an earlier report kept.")
 @click.option("-o", "--output", metavar="OUT", help="Default: <stem>.pruned.onnx beside MODEL.")
 @click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge", help="What is dropped.")
 @click.option(
@@ -255,7 +256,7 @@ def prune(
         raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
     if not calib:
         raise UsageError("--calib is empty. Name the calibration data.")
-    if all(options[name] is None for name in ("keep", "pattern", *GOALS)):
+    if all(options[name] is None for name in ("keep", "pattern", "apply", *GOALS)):
         raise click.UsageError(
             "Missing option '--keep' (or a '--target-...'; or, for edges, '--pattern').", click.get_current_context()
         )

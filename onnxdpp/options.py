@@ -3,9 +3,10 @@
 import math
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 from onnxdpp.algebra.refit import FORMS
 from onnxdpp.algebra.selection import KERNELS, METHODS, PATTERNED, Rule, pattern_sizes
@@ -44,12 +45,17 @@ class Options:
     target_macs: float | None = None
     target_discrepancy: float | None = None
     allocation: str = "measured"
+    apply: tuple[tuple[str, int, tuple[int, ...]], ...] | None = None
 
     def __post_init__(self) -> None:
         goals = [name for name in GOALS if getattr(self, name) is not None]
-        if (self.keep is not None) + (self.pattern is not None) + len(goals) != 1:
+        if (self.keep is not None) + (self.pattern is not None) + (self.apply is not None) + len(goals) != 1:
             wishes = ", ".join(name.replace("_", "-") for name in GOALS)
-            raise UsageError(f"Give one of these: keep; for edges, a pattern such as 2:4; for neurons, {wishes}.")
+            raise UsageError(
+                f"Give one of these: keep; for edges, a pattern such as 2:4; for neurons, {wishes}, apply."
+            )
+        if self.apply is not None and self.unit != "neuron":
+            raise UsageError("Only neurons can be applied again. Give a keep for edges.")
         if goals and (self.unit != "neuron" or self.refit == "none"):
             raise UsageError("A target is for neurons, with a refit. Give a keep instead.")
         for name in goals:
@@ -147,6 +153,21 @@ def parse_layer(text: str) -> tuple[str, float | None]:
         ) from None
     _check_keep(keep)
     return pattern, keep
+
+
+def parse_report(report: Mapping[str, Any]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
+    """Name, width and kept neurons of each layer of an earlier report."""
+    try:
+        layers = [(part["name"], part["width"], part["keep"]) for part in report["layers"]]
+        found = tuple((str(name), int(width), tuple(int(k) for k in keep)) for name, width, keep in layers)
+    except (KeyError, TypeError, ValueError):
+        raise UsageError("The report to apply is none of onnxdpp prune with --unit neuron.") from None
+    for name, width, keep in found:
+        if not keep or sorted(set(keep)) != list(keep) or keep[0] < 0 or keep[-1] >= width:
+            raise UsageError(f"The report to apply keeps {len(keep)} neurons of {name!r} that cannot be.")
+    if not found:
+        raise UsageError("The report to apply has no layers.")
+    return found
 
 
 def parse_pattern(text: str) -> tuple[int, int]:

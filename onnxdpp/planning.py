@@ -15,10 +15,17 @@ from onnxdpp.options import Options
 
 @dataclass(frozen=True)
 class Target:
-    """One layer (neurons) or projection (edges), and how many of its `n` stay."""
+    """One layer (neurons) or projection (edges), and how many of its `n` stay.
+
+    Attributes
+    ----------
+    keep : tuple of int or None
+        Which neurons stay, where that was decided before.
+    """
 
     part: Layer | Projection
     k: int
+    keep: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -64,6 +71,8 @@ def plan(graph: Graph, options: Options) -> Plan:
             some = ", ".join(repr(part.name) for part in found[:8]) or "none"
             raise UsageError(f"The pattern {pattern!r} matches no layer. Layers that can be pruned: {some}.")
     targets = []
+    if options.apply is not None:
+        return Plan(_decided(found, options.apply), tuple(refused))
     for part in found:
         keep, reason = _wish(part.name, options)
         if reason is None and isinstance(part, Projection) and 8 * part.n**2 > options.memory:
@@ -78,6 +87,22 @@ def plan(graph: Graph, options: Options) -> Plan:
         why = f"no layer of {len(reasons)} candidates" if reasons else "its graph has no Gemm, MatMul or Conv"
         raise NothingToPrune(f"Nothing can be pruned: {why}.", reasons)
     return Plan(tuple(targets), tuple(refused))
+
+
+def _decided(
+    found: Sequence[Layer | Projection], apply: Sequence[tuple[str, int, tuple[int, ...]]]
+) -> tuple[Target, ...]:
+    """The layers of an earlier report, with the neurons that stayed."""
+    layers = {part.name: part for part in found}
+    targets = []
+    for name, width, keep in apply:
+        if name not in layers:
+            raise UsageError(f"The report has a layer {name!r}, which this model has not: is it of another model?")
+        if layers[name].n != width:
+            raise UsageError(f"Layer {name!r} has {layers[name].n} neurons, {width} in the report: another model?")
+        targets.append(Target(layers[name], len(keep), keep))
+    order = {part.name: number for number, part in enumerate(found)}
+    return tuple(sorted(targets, key=lambda target: order[target.name]))
 
 
 def _wish(name: str, options: Options) -> tuple[float | None, str | None]:

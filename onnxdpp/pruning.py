@@ -79,9 +79,9 @@ def execute(
     if options.refit == "affine":
         consumers = {part.node: part for target in todo.targets for part in target.consumers}
         base = Graph(with_biases(graph, consumers.values()), graph.folder)
-        counts = {target.name: target.k for target in todo.targets}
-        again = plan(base, options).targets
-        targets = [replace(target, k=counts[target.name]) for target in again if target.name in counts]
+        wanted = {target.name: target for target in todo.targets}
+        again = [target for target in plan(base, options).targets if target.name in wanted]
+        targets = [replace(target, k=wanted[target.name].k, keep=wanted[target.name].keep) for target in again]
         todo = replace(todo, targets=tuple(targets))
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
         run = _Run(base, options, batches, provider, executor, progress, scratch)
@@ -134,7 +134,8 @@ class _Run:
         else:
             reads = [(part, np.arange(part.n // part.block))]
         wanted = readings(self.base, reads, self._alive, self.options.memory)
-        auto = self.options.method == "auto" and self.options.refit != "none" and target.k < part.n
+        judged = self.options.method == "auto" and self.options.refit != "none"
+        auto = judged and target.k < part.n and target.keep is None
         split = auto or self.options.target_discrepancy is not None
         observed, held = self._observe(wanted, target.name, split=split)
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
@@ -218,7 +219,10 @@ class _Run:
         assert isinstance(layer, Layer)
         beta = neuron_beta(observed, layer.n, options.rule)
         sections = layer.sections if layer.sections.any() else None
-        keep = choose_neurons(observed, layer.n, target.k, options.rule, beta, seed, sections)
+        if target.keep is None:
+            keep = choose_neurons(observed, layer.n, target.k, options.rule, beta, seed, sections)
+        else:
+            keep = np.array(target.keep, np.intp)
         kept = [part.kept(keep) for part in observed]
         fits = [refit_neurons(part.moments, inputs, options.refit) for part, inputs in zip(observed, kept, strict=True)]
         before = relative_loss(

@@ -1,5 +1,6 @@
 """Targets instead of a keep: reached from below, and as near as single neurons allow."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -124,3 +125,51 @@ def test_targets_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         onnxdpp.prune(network(), X, provider="cpu", **options)
     assert str(caught.value).startswith(message)
+
+
+# The same neurons again
+
+
+def test_report_applied_to_the_same_model_gives_the_same_model(tmp_path: Path) -> None:
+    first = onnxdpp.prune(network(), X, keep=0.4, method="obs", provider="cpu")
+    again = onnxdpp.prune(network(), X, apply=first.report, provider="cpu")
+    assert again.model == first.model
+    (tmp_path / "report.json").write_text(json.dumps(first.report))
+    assert onnxdpp.prune(network(), X, apply=tmp_path / "report.json", provider="cpu").model == first.model
+
+
+def test_report_applied_to_another_training_keeps_the_neurons_and_fits_anew() -> None:
+    report = onnxdpp.prune(network(), X, keep=0.4, layers=["fc1", "fc3"], provider="cpu").report
+    other = network(seed=5)
+    applied = onnxdpp.prune(other, X, apply=report, provider="cpu").report
+    assert [(part["name"], part["keep"]) for part in applied["layers"]] == [
+        (part["name"], part["keep"]) for part in report["layers"]
+    ]
+    bare = onnxdpp.prune(other, X, apply=report, refit="none", provider="cpu").report
+    assert applied["discrepancy"]["y"]["relative_l2"] < bare["discrepancy"]["y"]["relative_l2"]
+
+
+@pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        (
+            {"layers": [{"name": "fc9", "width": 80, "keep": [1]}]},
+            "The report has a layer 'fc9', which this model has not",
+        ),
+        ({"layers": [{"name": "fc1", "width": 81, "keep": [1]}]}, "Layer 'fc1' has 80 neurons, 81 in the report"),
+        ({"layers": [{"name": "fc1", "width": 80, "keep": [80]}]}, "The report to apply keeps 1 neurons of 'fc1'"),
+        ({"layers": [{"name": "fc1", "width": 80, "keep": [2, 1]}]}, "The report to apply keeps 2 neurons of 'fc1'"),
+        ({"layers": [{"name": "fc1", "width": 80, "keep": None}]}, "The report to apply is none of onnxdpp prune with"),
+        ({"layers": []}, "The report to apply has no layers."),
+        ({}, "The report to apply is none of onnxdpp prune with"),
+    ],
+)
+def test_reports_that_cannot_be_applied(report: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        onnxdpp.prune(network(), X, apply=report, provider="cpu")
+    assert str(caught.value).startswith(message)
+
+
+def test_report_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"The report '.*' cannot be read"):
+        onnxdpp.prune(network(), X, apply=tmp_path / "none.json", provider="cpu")

@@ -411,6 +411,7 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
         "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None, "mask": None,
         "memory": 2**31, "swaps": 0, "target_parameters": None,
         "target_bytes": None, "target_macs": None, "target_discrepancy": None, "allocation": "measured",
+        "apply": None,
     }  # fmt: skip
 
 
@@ -502,8 +503,9 @@ def test_help(onnxdpp: Run, command: list[str], flag: str) -> None:
 def test_help_names_every_option_of_the_issue(onnxdpp: Run) -> None:
     out = onnxdpp("prune", "-h").out
     for option in (
-        "--calib DATA", "--keep F", "-o, --output OUT", "--unit neuron|edge", "--kernel rbf|linear", "--beta auto|B",
-        "--method dpp|dpp-sample|importance|random", "--epsilon E", "--refit affine|linear|none", "--seed N",
+        "--calib DATA", "--keep F", "-o, --output OUT", "--unit neuron|edge", "--kernel rbf|linear|consumer",
+        "--beta auto|B", "--method auto|dpp|dpp-sample|obs|omp|wanda|fluctuation|importance|random",
+        "--epsilon E", "--refit affine|linear|none", "--seed N",
         "--layer PATTERN[=KEEP]", "--skip PATTERN", "--round-to N", "--provider auto|cpu|cuda", "--batch-size N",
         "--max-rows N", "--report FILE.json", "--json", "--quiet", "--force", "--dry-run", "--debug",
     ):  # fmt: skip

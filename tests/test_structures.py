@@ -267,3 +267,107 @@ def test_verify_finds_a_planted_fault(operator: str, arguments: str, monkeypatch
         part for part in onnxdpp.inspect(proto, verify=True, provider="cpu")["layers"] if part["unit"] == "neuron"
     )
     assert not layer["verdict"]["passed"]
+
+
+# Graphs that look as if they could be cut
+
+
+def hidden(body: str, **weights: Any) -> ModelProto:
+    """A MatMul of 6 neurons, `body` from a to h, a MatMul."""
+    return model(
+        f"g (float[N, 4] x) => (float[N, 3] y) {{ [f] a = MatMul(x, A)  {body}  [o] y = MatMul(h, B) }}",
+        **{"A": (4, 6), "B": (6, 3), **weights},
+    )
+
+
+ONE = np.array([1])
+
+
+@pytest.mark.parametrize(
+    ("proto", "reason"),
+    [
+        (
+            hidden(
+                """sh = Shape(a)  g = Gather(sh, one)  t = Concat <axis = 0> (i1, g, i1)  u = Unsqueeze(a, one)
+                e = Expand(u, t)  h = ReduceSum <keepdims = 0> (e, one)""",
+                one=ONE, i1=ONE,
+            ),
+            "Expand 'e' reads how many neurons there are",
+        ),
+        (
+            hidden(
+                """sh = Shape(a)  g = Gather(sh, one)  t = Concat <axis = 0> (m1, g)  b = MatMul(a, C)
+                r = Reshape(b, t)  s = ReduceSum <keepdims = 1> (r, one)  h = Add(a, s)""",
+                one=ONE, m1=-ONE, C=(6, 6),
+            ),
+            "ReduceSum 's' mixes neurons",
+        ),
+        (
+            hidden(
+                """sh = Shape(a)  n = Slice(sh, zero, one)  t = Concat <axis = 0> (n, i1, i6)
+                r = Reshape(a, t)  other = Reshape(x6, t)  s = ReduceSum <keepdims = 0> (other, one)
+                u = Squeeze(r, one)  h = Add(u, s)""",
+                one=ONE, zero=ONE * 0, i1=ONE, i6=6 * ONE, x6=(6,),
+            ),
+            "Reshape 'r' has a target shape that others read too",
+        ),
+        (hidden("s = ReduceSum(a, axes)  h = Div(a, s)", axes=np.zeros(0, np.int64)), "ReduceSum 's' mixes neurons"),
+        (hidden("s = ReduceMean <axes: ints = []> (a)  h = Mul(a, s)"), "ReduceMean 's' mixes neurons"),
+        (
+            hidden("u = Unsqueeze(a, one)  h = Squeeze(u)", one=ONE),
+            "Squeeze 'h' names no axes, so that it would drop that of a single neuron",
+        ),
+    ],
+)  # fmt: skip
+def test_number_of_neurons_in_disguise_is_refused(proto: ModelProto, reason: str) -> None:
+    refused = {refusal.name: refusal.reason for refusal in find_layers(graph_of(proto))[1]}
+    assert refused["f"] == reason
+
+
+# Types and shapes that the file states
+
+
+def test_bias_is_of_the_type_that_the_node_reads() -> None:
+    """Weights stored in half precision behind a Cast, no bias: the refit makes one."""
+    proto = model(
+        """g (float[N, 4] x) => (float[N, 3] y) {
+            c1 = Cast <to = 1> (A)  [f] a = MatMul(x, c1)  h = Relu(a)  c2 = Cast <to = 1> (B)  [o] y = MatMul(h, c2)
+        }""",
+        A=normal(4, 6).astype(np.float16), B=normal(6, 3).astype(np.float16),
+    )  # fmt: skip
+    result = onnxdpp.prune(proto, {"x": normal(99, 4)}, keep=0.5, provider="cpu")
+    types = {tensor.name: tensor.data_type for tensor in result.model.graph.initializer}
+    assert (types.pop("A"), types.pop("B")) == (10, 10)
+    assert set(types.values()) == {1}
+
+
+def test_stated_shapes_of_cast_constants_go_with_them() -> None:
+    proto = model(
+        """g (float[N, 4] x) => (float[N, 3] y) <float[4, 6] c1> {
+            c1 = Cast <to = 1> (A)  [f] a = MatMul(x, c1)  h = Relu(a)  [o] y = MatMul(h, B)
+        }""",
+        A=normal(4, 6).astype(np.float16), B=(6, 3),
+    )  # fmt: skip
+    result = onnxdpp.prune(proto, {"x": normal(99, 4)}, keep=0.5, provider="cpu")
+    assert "c1" not in {value.name for value in result.model.graph.value_info}
+
+
+def test_shared_bounds_keep_their_type() -> None:
+    proto = hidden(
+        "p = Slice(a, lo, mid, axis)  q = Slice(a, mid, hi, axis)  s = Sigmoid(p)  h = Mul(s, q)",
+        B=(3, 3), **{name: np.array([value], np.int32) for name, value in {"lo": 0, "mid": 3, "hi": 6, "axis": 1}.items()},
+    )  # fmt: skip
+    result = onnxdpp.prune(proto, {"x": normal(99, 4)}, keep=0.7, provider="cpu")
+    assert result.report["layers"][0]["kept"] == 2
+
+
+def test_integer_weights_behind_a_cast_are_refitted_as_floats() -> None:
+    whole = np.round(4 * normal(6, 3)).astype(np.int8)
+    text = """g (float[N, 4] x) => (float[N, 3] y) {{
+        [f] a = MatMul(x, A)  h = Relu(a)  {cast}  [o] y = Gemm(h, w, b)
+    }}"""
+    data, options = {"x": normal(200, 4)}, {"keep": 0.5, "provider": "cpu"}
+    weights: dict[str, Any] = {"A": (4, 6), "b": (3,)}
+    cast = onnxdpp.prune(model(text.format(cast="w = Cast <to = 1> (i)"), i=whole, **weights), data, **options)
+    plain = onnxdpp.prune(model(text.format(cast=""), w=whole.astype(np.float32), **weights), data, **options)
+    assert cast.report["discrepancy"] == plain.report["discrepancy"]

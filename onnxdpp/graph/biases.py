@@ -29,7 +29,7 @@ def with_biases(graph: Graph, projections: Iterable[Projection]) -> ModelProto:
             continue
         position = changed.producer[graph.nodes[part.node].output[0]]
         node = changed.nodes[position]
-        weight = graph.array(graph.name_at(part.weight))
+        weight = graph.array(graph.nodes[part.node].input[1])  # in the type that the node reads
         assert weight is not None
         bias = names.fresh(f"{node.input[1]}_bias")
         add_initializer(result, bias, np.zeros(part.m, weight.dtype))

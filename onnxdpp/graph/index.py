@@ -146,12 +146,26 @@ class Graph:
         return node if node.op_type in FOLDING and node.domain in ONNX_DOMAINS else None
 
     def source(self, use: Use) -> Use:
-        """Where the constant at `use` is best rewritten: before the Casts that lead to it, so that its type stays."""
+        """Where the constant at `use` is best rewritten: before Casts from another float type, which then stays."""
         while (node := self.folding_node(self.name_at(use))) is not None:
-            if node.op_type not in ("Cast", "Identity") or self._read_otherwise(use) is not None:
+            before = self.array(node.input[0])
+            floats = before is not None and before.dtype.kind == "f"
+            if node.op_type not in ("Cast", "Identity") or not floats or self._read_otherwise(use) is not None:
                 break
             use = Use(self.producer[node.output[0]], 0)
         return use
+
+    def made_of(self, name: str) -> set[str]:
+        """Values that folding operators make of the constant `name`, at any remove."""
+        found: set[str] = set()
+        waiting = [name]
+        while waiting:
+            for use in self.uses.get(waiting.pop(), []):
+                for output in self.nodes[use.node].output:
+                    if output not in found and self.folding_node(output) is not None and use.slot == 0:
+                        found.add(output)
+                        waiting.append(output)
+        return found
 
     def rewritable(self, name: str) -> Array | None:
         """Value of the constant `name` where it may be rewritten; None for anything else."""

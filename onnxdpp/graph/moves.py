@@ -6,7 +6,9 @@ from math import prod
 import numpy as np
 
 from onnxdpp.graph.flow import Carried, Refuse, Step
+from onnxdpp.graph.index import Use
 from onnxdpp.graph.reshaping import moved
+from onnxdpp.graph.shapes import Entry
 
 
 def transpose(step: Step) -> None:
@@ -34,12 +36,10 @@ def flatten(step: Step) -> None:
 
 def squeeze(step: Step) -> None:
     """Squeeze: axes of size 1 go."""
-    carried, rank = step.only(), step.rank()
-    shape, axes = step.shape(0), _axes(step)
-    assert shape is not None
-    gone = [axis for axis in range(rank) if shape[axis] == 1] if axes is None else [axis % rank for axis in axes]
-    if axes is None and not all(isinstance(size, int) for size in shape):
-        raise Refuse("drops axes that are not known")
+    carried, rank, axes = step.only(), step.rank(), _axes(step)
+    if not axes:
+        raise Refuse("names no axes, so that it would drop that of a single neuron")
+    gone = [axis % rank for axis in axes]
     front = step.front(carried)
     if front in gone:
         raise Refuse("drops the axis of its neurons")
@@ -81,28 +81,43 @@ def reshape(step: Step) -> None:
         raise Refuse("has a target shape that is computed")
     axis = result.axis + len(after)
     entry = entries[axis]
+    if zero and any(other.value == 0 and place == step.front(carried) != axis for place, other in enumerate(entries)):
+        raise Refuse("copies the size of its neurons' axis")
     if entry.value == -1:
         return
     if entry.value == 0 and zero and axis == step.front(carried) and np.array_equal(result.labels, carried.labels):
         return
+    _sized(step, entry, result)
+
+
+def _sized(step: Step, entry: Entry, result: Carried) -> None:
+    """Let one number of a target shape change with the neurons of `result`; refuses where it cannot."""
     if entry.use is not None and entry.value == len(result.labels):
         whole = step.shapes.integers(entry.use)
         assert whole is not None
+        _alone(step, entry.use)
         step.count(entry.use, entry.position, whole, result.labels)
         return
-    _adapts(step, entry.dimension, result)
-
-
-def _adapts(step: Step, dimension: tuple[str, int] | None, result: Carried) -> None:
-    """Refuse unless this size is that of an axis of neurons, so that it changes with them; those are the same then."""
-    if dimension is not None:
-        name, axis = dimension
+    if entry.dimension is not None:
+        # The size of an axis of neurons, so that it changes with them; those are the same then.
+        name, axis = entry.dimension
         other, rank = step.carried_by(name), step.shapes.rank(name)
         along = other is not None and rank is not None and other.axis + rank == axis
         if along and other is not None and len(other.labels) == len(result.labels):
             step.unite(other.labels, result.labels)
             return
     raise Refuse("has the size of its neurons' axis computed")
+
+
+def _alone(step: Step, use: Use) -> None:
+    """Refuse where anybody else reads a target shape that the constant at `use` is a part of."""
+    index = use.node
+    while index != step.index:
+        name = step.graph.nodes[index].output[0]
+        readers = step.graph.uses.get(name, [])
+        if len(readers) != 1 or name in step.graph.outputs or name in step.graph.captured:
+            raise Refuse("has a target shape that others read too")
+        index = readers[0].node
 
 
 def _reshaped(step: Step, after: Sequence[object]) -> Carried:
@@ -132,12 +147,8 @@ def expand(step: Step) -> None:
         raise Refuse("has a target shape that is computed")
     if len(entries) >= -carried.axis:
         entry = entries[carried.axis]
-        if entry.use is not None and entry.value == len(carried.labels) > 1:
-            whole = step.shapes.integers(entry.use)
-            assert whole is not None
-            step.count(entry.use, entry.position, whole, carried.labels)
-        elif entry.value != 1:
-            _adapts(step, entry.dimension, carried)
+        if entry.value != 1:
+            _sized(step, entry, carried)
     step.give(carried)
 
 
@@ -172,25 +183,19 @@ def resize(step: Step) -> None:
     else:
         scales = step.constant(1 if step.graph.opset < 11 else 2)
         if step.graph.opset > 10 and step.name(3):
-            _sized(step, carried, place)
+            _resized(step, carried, place)
             return
     if scales is None or float(np.ravel(np.asarray(scales))[place]) != 1:
         raise Refuse("resizes the axis of its neurons, or by a factor that is computed")
     step.give(carried)
 
 
-def _sized(step: Step, carried: Carried, place: int) -> None:
+def _resized(step: Step, carried: Carried, place: int) -> None:
     """A Resize to given sizes."""
     entries = step.shapes.entries(step.use(3))
     if entries is None or place >= len(entries):
         raise Refuse("has sizes that are computed")
-    entry = entries[place]
-    if entry.use is not None and entry.value == len(carried.labels):
-        whole = step.shapes.integers(entry.use)
-        assert whole is not None
-        step.count(entry.use, entry.position, whole, carried.labels)
-    else:
-        _adapts(step, entry.dimension, carried)
+    _sized(step, entries[place], carried)
     step.give(carried)
 
 
@@ -200,8 +205,8 @@ def reduce(step: Step) -> None:
     computed = axes is None and len(step.node.input) > 1 and bool(step.name(1))
     if computed:
         raise Refuse("reduces axes that are computed")
-    if axes is None and step.whole("noop_with_empty_axes", 0):
-        axes = []
+    if not axes:
+        axes = [] if step.whole("noop_with_empty_axes", 0) else None
     _reduce(step, axes)
 
 

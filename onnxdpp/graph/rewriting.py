@@ -18,6 +18,7 @@ from onnxdpp.errors import ModelError
 from onnxdpp.graph.atoms import Labels
 from onnxdpp.graph.checking import sorted_nodes
 from onnxdpp.graph.external import clear, mapped_from, refer
+from onnxdpp.graph.flow import Count
 from onnxdpp.graph.folding import FOLDING
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, Setting, Use
 from onnxdpp.graph.layers import Layer
@@ -67,10 +68,17 @@ def sliced(graph: Graph, edits: Edits, layer: Layer, keep: NDArray[np.intp]) -> 
     for part in layer.slices:
         result[part.use] = np.take(current(graph, result, part.use), _staying(part.labels, keep), axis=part.axis)
     for count in layer.counts:
-        entries = np.array(result.get(count.place, np.array(count.whole, np.int64)))
-        entries[count.position] = np.count_nonzero(np.isin(count.labels, keep) | (count.labels < 0))
+        entries = np.array(result.get(count.place, _counts(graph, count)))
+        entries.reshape(-1)[count.position] = np.count_nonzero(np.isin(count.labels, keep) | (count.labels < 0))
         result[count.place] = entries
     return result
+
+
+def _counts(graph: Graph, count: Count) -> Array:
+    """The numbers that stand where `count` does, in their own type; int64 where they are left out so far."""
+    if isinstance(count.place, Use) and graph.name_at(count.place):
+        return current(graph, {}, count.place)
+    return np.array(count.whole, np.int64)
 
 
 def silenced(graph: Graph, layer: Layer, keep: NDArray[np.intp]) -> Edits:
@@ -175,7 +183,7 @@ def apply(graph: Graph, edits: Mapping[Use | Setting, Array], changed: Collectio
             continue
         if name and graph.folding_node(name) is None and graph.shared_with(use) is None:
             _overwrite(result, nodes, tensors, graph, name, array)
-            stale.add(name)
+            stale |= {name} | graph.made_of(name)
         else:
             fresh = names.fresh(f"{name or nodes[use.node].output[0]}_{use.node}")
             inputs = nodes[use.node].input

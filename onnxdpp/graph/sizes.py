@@ -1,14 +1,15 @@
 """Numbers of neurons on their way: what Shape gives, and who may look at it.
 
 The size of an axis that carries neurons changes with them. It may go, through operators that only move numbers, into
-the target of a Reshape, Expand or Resize of a value that carries neurons itself: those look at each number. Whoever
-else reads it might compute with it, and its neurons stay.
+the target of a Reshape, Expand or Resize, and there become the size of the axis that carries these neurons (their
+entries of the table see to that). Whoever else reads it might compute with it, and its neurons stay.
 """
 
 import numpy as np
 
 from onnxdpp.graph.flow import Step
 from onnxdpp.graph.index import ONNX_DOMAINS
+from onnxdpp.graph.shapes import Entry
 
 MOVING = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
 TARGETS = ("Expand", "Reshape", "Resize")
@@ -21,7 +22,9 @@ def watch(step: Step) -> None:
         if labels is None:
             continue
         onnx_own = step.node.domain in ONNX_DOMAINS
-        if onnx_own and step.node.op_type in TARGETS and slot > 0 and step.carried(0) is not None:
+        if onnx_own and step.node.op_type in TARGETS and slot > 0:
+            if not _only_along(step, slot):
+                step.pin(labels, "reads how many neurons there are")
             continue
         if not (onnx_own and step.node.op_type in MOVING):
             step.pin(labels, "reads how many neurons there are")
@@ -34,18 +37,25 @@ def watch(step: Step) -> None:
         step.pin(given, "gives out how many neurons there are")
 
 
+def _only_along(step: Step, slot: int) -> bool:
+    """Whether a target shape has sizes of neurons for no axis but the one that carries neurons in the result."""
+    entries, result = step.shapes.entries(step.use(slot)), step.carried_by(step.node.output[0])
+    if entries is None or result is None or step.setting("axes", None) is not None:
+        return False
+    return not any(_may_hold(step, entry) for place, entry in enumerate(entries) if place != len(entries) + result.axis)
+
+
+def _may_hold(step: Step, entry: Entry) -> bool:
+    """Whether one number may be the size of an axis that carries neurons."""
+    if entry.dimension is None:
+        return entry.value is None
+    name, axis = entry.dimension
+    carried, rank = step.carried_by(name), step.shapes.rank(name)
+    return carried is not None and (rank is None or carried.axis + rank == axis)
+
+
 def _holds(step: Step) -> bool:
     """Whether the output may hold the size of an axis that carries neurons."""
     uses = step.graph.uses.get(step.node.output[0], [])
     entries = step.shapes.entries(uses[0]) if uses else None
-    if entries is None:
-        return True
-    for entry in entries:
-        if entry.value is None and entry.dimension is None:
-            return True
-        if entry.dimension is not None:
-            name, axis = entry.dimension
-            carried, rank = step.carried_by(name), step.shapes.rank(name)
-            if carried is not None and (rank is None or carried.axis + rank == axis):
-                return True
-    return False
+    return entries is None or any(_may_hold(step, entry) for entry in entries)
