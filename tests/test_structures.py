@@ -311,6 +311,18 @@ ONE = np.array([1])
             ),
             "Reshape 'r' has a target shape that others read too",
         ),
+        (
+            hidden(
+                """sh = Shape(a)  g = Gather(sh, one)  t = Concat <axis = 0> (g, m1)  r = Reshape(c, t)
+                m = ReduceMax <axes = [0], keepdims = 0> (r)  s = ReduceSum(m)  h = Mul(a, s)""",
+                one=ONE, m1=-ONE, c=(24,),
+            ),
+            "Reshape 'r' reads how many neurons there are",
+        ),
+        (
+            hidden("sh = Shape(a)  g = Gather(sh, one)  k = Gather(c, g)  h = Mul(a, k)", one=ONE, c=(7,)),
+            "Gather 'k' reads how many neurons there are",
+        ),
         (hidden("s = ReduceSum(a, axes)  h = Div(a, s)", axes=np.zeros(0, np.int64)), "ReduceSum 's' mixes neurons"),
         (hidden("s = ReduceMean <axes: ints = []> (a)  h = Mul(a, s)"), "ReduceMean 's' mixes neurons"),
         (
@@ -355,7 +367,7 @@ def test_stated_shapes_of_cast_constants_go_with_them() -> None:
 def test_shared_bounds_keep_their_type() -> None:
     proto = hidden(
         "p = Slice(a, lo, mid, axis)  q = Slice(a, mid, hi, axis)  s = Sigmoid(p)  h = Mul(s, q)",
-        B=(3, 3), **{name: np.array([value], np.int32) for name, value in {"lo": 0, "mid": 3, "hi": 6, "axis": 1}.items()},
+        B=(3, 3), **{name: np.array([at], np.int32) for name, at in {"lo": 0, "mid": 3, "hi": 6, "axis": 1}.items()},
     )  # fmt: skip
     result = onnxdpp.prune(proto, {"x": normal(99, 4)}, keep=0.7, provider="cpu")
     assert result.report["layers"][0]["kept"] == 2

@@ -26,7 +26,7 @@ def watch(step: Step) -> None:
             if not _only_along(step, slot):
                 step.pin(labels, "reads how many neurons there are")
             continue
-        if not (onnx_own and step.node.op_type in MOVING):
+        if not (onnx_own and step.node.op_type in MOVING and (slot == 0 or step.node.op_type == "Concat")):
             step.pin(labels, "reads how many neurons there are")
         elif _holds(step):
             known = step.sizes_of(step.node.output[0])
