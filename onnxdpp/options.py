@@ -58,6 +58,8 @@ class Options:
             raise UsageError("Only neurons can be applied again. Give a keep for edges.")
         if goals and (self.unit != "neuron" or self.refit == "none"):
             raise UsageError("A target is for neurons, with a refit. Give a keep instead.")
+        if goals and (self.round_to != 1 or any(keep is not None for _, keep in self.layers)):
+            raise UsageError("A target says how many stay: it goes with neither --round-to nor a layer's keep.")
         for name in goals:
             number = getattr(self, name)
             if not isinstance(number, int | float) or not math.isfinite(number) or number <= 0:

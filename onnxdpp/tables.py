@@ -20,12 +20,14 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
     out : Path or None
         The file written; None in a dry run.
     """
-    table = _table("layer", "width", "kept", "loss before\nrefit", "loss", "seconds")
+    contest = any(layer["contest"] for layer in report["layers"])
+    table = _table("layer", "width", "kept", *["chosen by"] * contest, "loss before\nrefit", "loss", "seconds")
     for layer in report["layers"]:
         table.add_row(
             _safe(layer["name"]),
             f"{layer['width']:,}",
             f"{layer['kept']:,}",
+            *[layer["method"]] * contest,
             _number(layer["loss_before_refit"]),
             _number(layer["loss"]),
             f"{layer['seconds']:.2f}",

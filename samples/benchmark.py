@@ -63,6 +63,11 @@ METHODS = {
     "dpp-rbf": Method("dpp", "rbf", draws=False),
     "dpp-linear": Method("dpp", "linear", draws=False),
     "dpp-sample-rbf": Method("dpp-sample", "rbf", draws=True),
+    "obs": Method("obs", "rbf", draws=False),
+    "omp": Method("omp", "rbf", draws=False),
+    "wanda": Method("wanda", "rbf", draws=False),
+    "fluctuation": Method("fluctuation", "rbf", draws=False),
+    "auto": Method("auto", "rbf", draws=False),
     "importance": Method("importance", "rbf", draws=False),
     "random": Method("random", "rbf", draws=True),
 }

@@ -118,6 +118,8 @@ def test_target_that_cannot_be_reached_says_what_can() -> None:
         ({"target_discrepancy": float("nan")}, "target_discrepancy is nan; it must be a positive number."),
         ({"target_parameters": 0.5, "unit": "edge"}, "A target is for neurons, with a refit. Give a keep instead."),
         ({"target_parameters": 0.5, "refit": "none"}, "A target is for neurons, with a refit. Give a keep instead."),
+        ({"target_parameters": 0.5, "round_to": 8}, "A target says how many stay: it goes with neither --round-to nor"),
+        ({"target_macs": 0.5, "layers": "fc1=0.5"}, "A target says how many stay: it goes with neither --round-to nor"),
         ({"target_macs": 0.5, "allocation": "best"}, "allocation is 'best'; it can be measured, uniform."),
     ],
 )
