@@ -158,6 +158,8 @@ class _Run:
         self._write(wanted, fits)
         self.edits = self._scratch.spilled(self.edits)
         count = min(inputs.moments.count for inputs in observed)
+        if auto and held is not None and self.options.target_discrepancy is None:
+            count += min(inputs.moments.count for inputs in held)
         observed_as = "inputs" if all(reading.places is None for reading in wanted) else "channels"
         seconds = time.perf_counter() - started
         return replace(result, observed=observed_as, observations=count, seconds=seconds), count
@@ -175,8 +177,8 @@ class _Run:
                 for reading in bundle
             ]
             fits = []
-            split = self.options.method == "auto" or self.options.target_discrepancy is not None
-            seen, _ = self._observe(again, bundle[0].parts[0][0].name, split=split)
+            goal = self.options.target_discrepancy is not None
+            seen, _ = self._observe(again, bundle[0].parts[0][0].name, split=goal)
             for reading, inputs in zip(again, seen, strict=True):
                 fit = refit_neurons(inputs.moments, np.arange(len(inputs.neurons)), self.options.refit)
                 weights = np.zeros_like(reading.weights)
@@ -259,15 +261,25 @@ class _Run:
             entries = edge_contest(fit, held, target.k, rule, seed, self._executor)
         best = entries[0]
         keep = best.keep if isinstance(best.keep, np.ndarray) else None
+        if self.options.target_discrepancy is None:
+            # The choice is made: now all rows may say what the weights shall be.
+            pairs = zip(fit, held, strict=True)
+            fit = [replace(part, moments=part.moments.merged(other.moments)) for part, other in pairs]
         if keep is not None:
-            bare = [cut(inputs.moments, inputs.kept(keep)) for inputs in fit]
-        else:
-            bare = [
-                refit_edges(inputs.moments, edges, "none", self._executor)
-                for inputs, edges in zip(fit, best.keep, strict=True)
+            kept = [part.kept(keep) for part in fit]
+            bare = [cut(part.moments, inputs) for part, inputs in zip(fit, kept, strict=True)]
+            fits = [
+                refit_neurons(part.moments, inputs, rule.form, best.strength)
+                for part, inputs in zip(fit, kept, strict=True)
             ]
-        before = relative_loss((inputs.moments, found) for inputs, found in zip(fit, bare, strict=True))
-        after = relative_loss((inputs.moments, found) for inputs, found in zip(fit, best.fits, strict=True))
+        else:
+            edges = list(zip(fit, best.keep, strict=True))
+            bare = [refit_edges(part.moments, inputs, "none", self._executor) for part, inputs in edges]
+            fits = [
+                refit_edges(part.moments, inputs, rule.form, self._executor, best.strength) for part, inputs in edges
+            ]
+        before = relative_loss((part.moments, found) for part, found in zip(fit, bare, strict=True))
+        after = relative_loss((part.moments, found) for part, found in zip(fit, fits, strict=True))
         result = _result(target, self.options, best.beta, keep, before, after)
         contest = [
             {"method": entry.method, "kernel": entry.kernel, "ridge": entry.strength, "loss": entry.loss}
@@ -275,7 +287,7 @@ class _Run:
         ]
         kernel = best.kernel if best.method == "dpp" else None
         result = replace(result, method=best.method, kernel=kernel, contest=contest, loss_held_out=best.loss)
-        return best.fits, keep, result
+        return fits, keep, result
 
     def _write(self, wanted: Sequence[Reading], fits: Sequence[Fit]) -> None:
         """The edits so far and those for a layer."""

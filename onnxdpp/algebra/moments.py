@@ -22,6 +22,7 @@ Matrix = NDArray[np.float64]
 # Squares that leave float64 become infinite moments: the caller looks for those once, at the end.
 _letting_overflow = np.errstate(over="ignore", invalid="ignore")
 BLOCK = 2048  # rows converted to float64 at a time
+LEAST = 256  # rows summed at a time, where fewer come at once
 # A variance below this share of the mean square is rounding: the value is constant.
 ROUNDING = 1e-12
 
@@ -55,6 +56,8 @@ class Accumulator:
         self._paired = paired
         n = len(self._left)
         self.count = 0
+        self._waiting: list[tuple[NDArray[np.floating], NDArray[np.floating] | None]] = []
+        self._rows = 0
         self._sum_x = np.zeros(n)
         # One triangle, in the column order that BLAS adds to in place.
         self._squares = np.zeros((n, n), order="F")
@@ -75,6 +78,20 @@ class Accumulator:
         """
         if self._paired != (original is not None):
             raise ValueError("`original` is given exactly when the moments are paired")
+        self.count += len(x)
+        self._waiting.append((x, original))
+        self._rows += len(x)
+        if self._rows >= LEAST:
+            self._sum()
+
+    def _sum(self) -> None:
+        """Add what waits to the sums: a few rows at a time would keep BLAS from its work."""
+        waiting, self._waiting, self._rows = self._waiting, [], 0
+        if not waiting:
+            return
+        x = waiting[0][0] if len(waiting) == 1 else np.concatenate([part for part, _ in waiting])
+        others = [part for _, part in waiting if part is not None]
+        original = None if not others else others[0] if len(others) == 1 else np.concatenate(others)
         for start in range(0, len(x), BLOCK):
             rows = np.ascontiguousarray(x[start : start + BLOCK], np.float64)
             self._squares = dsyrk(1.0, rows.T, beta=1.0, c=self._squares, overwrite_c=1)
@@ -84,11 +101,12 @@ class Accumulator:
                 self._cross += rows.T @ y
                 self._sum_y += y.sum(0)
                 self._power_y += np.einsum("ij,ij->j", y, y)
-        self.count += len(x)
 
     @_letting_overflow
     def merge(self, other: Accumulator) -> None:
         """Add the rows of another accumulator of the same projection."""
+        self._sum()
+        other._sum()
         self.count += other.count
         self._sum_x += other._sum_x
         self._squares += other._squares
@@ -101,6 +119,7 @@ class Accumulator:
         """The means over all rows so far; see `Moments.is_finite`."""
         if self.count == 0:
             raise ValueError("no rows were added")
+        self._sum()
         gram = np.triu(self._squares, 1).T  # dsyrk leaves the other triangle zero
         gram += self._squares
         gram /= self.count
@@ -140,6 +159,23 @@ class Moments:
     cross: Matrix
     mean_y: Matrix
     power_y: Matrix
+
+    def merged(self, other: Moments) -> Moments:
+        """The moments of the rows of both, of the same inputs and outputs."""
+        share = self.count / (self.count + other.count)
+
+        def mean(mine: Matrix, theirs: Matrix) -> Matrix:
+            return share * mine + (1 - share) * theirs
+
+        return Moments(
+            self.count + other.count,
+            self.weights,
+            mean(self.gram, other.gram),
+            mean(self.mean_x, other.mean_x),
+            mean(self.cross, other.cross),
+            mean(self.mean_y, other.mean_y),
+            mean(self.power_y, other.power_y),
+        )
 
     @property
     def is_finite(self) -> bool:
