@@ -87,11 +87,14 @@ def reshape(step: Step) -> None:
         return
     if entry.value == 0 and zero and axis == step.front(carried) and np.array_equal(result.labels, carried.labels):
         return
-    _sized(step, entry, result)
+    _sized(step, entries, axis, result)
 
 
-def _sized(step: Step, entry: Entry, result: Carried) -> None:
+def _sized(step: Step, entries: Sequence[Entry], place: int, result: Carried) -> None:
     """Let one number of a target shape change with the neurons of `result`; refuses where it cannot."""
+    entry = entries[place]
+    if sum((other.use, other.position) == (entry.use, entry.position) for other in entries if other.use) > 1:
+        raise Refuse("has one number for two axes of its target shape")
     if entry.use is not None and entry.value == len(result.labels):
         whole = step.shapes.integers(entry.use)
         assert whole is not None
@@ -146,9 +149,9 @@ def expand(step: Step) -> None:
     if entries is None:
         raise Refuse("has a target shape that is computed")
     if len(entries) >= -carried.axis:
-        entry = entries[carried.axis]
-        if entry.value != 1:
-            _sized(step, entry, carried)
+        place = len(entries) + carried.axis
+        if entries[place].value != 1:
+            _sized(step, entries, place, carried)
     step.give(carried)
 
 
@@ -195,7 +198,7 @@ def _resized(step: Step, carried: Carried, place: int) -> None:
     entries = step.shapes.entries(step.use(3))
     if entries is None or place >= len(entries):
         raise Refuse("has sizes that are computed")
-    _sized(step, entries[place], carried)
+    _sized(step, entries, place, carried)
     step.give(carried)
 
 

@@ -190,6 +190,9 @@ def apply(graph: Graph, edits: Mapping[Use | Setting, Array], changed: Collectio
             inputs.extend([""] * (use.slot + 1 - len(inputs)))
             inputs[use.slot] = fresh
             add_initializer(result, fresh, array)
+            if graph.nodes[use.node].op_type in FOLDING:
+                made = set(graph.nodes[use.node].output)
+                stale |= made.union(*map(graph.made_of, made))
     for place, array in edits.items():
         if isinstance(place, Setting):
             _set(nodes[place.node], place.name, array)
