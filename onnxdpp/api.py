@@ -79,7 +79,7 @@ def prune(
     keep: float | None = None,
     pattern: str | None = None,
     unit: str = "neuron",
-    method: str = "dpp",
+    method: str | None = None,
     kernel: str = "rbf",
     beta: float | None = None,
     epsilon: float = 0.01,
@@ -118,9 +118,10 @@ def prune(
         cores want it; ``"N:M"`` any other.
     unit : {"neuron", "edge"}
         Neurons: shapes shrink. Edges: weights become zero.
-    method : {"dpp", "dpp-sample", "obs", "omp", "wanda", "fluctuation", "importance", "random"}
-        The DPP's mode; an exact draw from it; least error of the refit, backward or forward; weight times root mean
-        square; squared weight times variance; the largest weights; uniformly.
+    method : {"auto", "dpp", "dpp-sample", "obs", "omp", "wanda", "fluctuation", "importance", "random"}
+        The best of several on rows held out (the default, unless a kernel, beta, epsilon, swaps or pattern is given,
+        or no refit: then the DPP); the DPP's mode; an exact draw from it; least error of the refit, backward or
+        forward; weight times root mean square; squared weight times variance; the largest weights; uniformly.
     kernel : {"rbf", "linear", "consumer"}
         Of the DPP: resemblance of activations; what neurons contribute to the consumers' outputs, as volumes or, with
         the rbf formula, as distances.
@@ -173,6 +174,9 @@ def prune(
         All of them OnnxdppError; see `onnxdpp.errors`.
     """
     started = time.perf_counter()
+    if method is None:
+        asked = kernel != "rbf" or beta is not None or epsilon != Options.epsilon or swaps or pattern is not None
+        method = "dpp" if asked or refit == "none" else "auto"
     options = Options(
         keep, unit, method, kernel, beta, epsilon, refit,
         tuple(parse_layer(text) for text in _listed(layers)), tuple(_listed(skip)), round_to, seed,

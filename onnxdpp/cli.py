@@ -23,7 +23,7 @@ MISSED = 1
 TERMINATED = 143
 PLAIN_WIDTH = 120  # of tables that go into a file or a pipe
 GOALS = ("target_parameters", "target_macs", "target_bytes", "target_discrepancy")
-LEAST_WIDTH = 60  # on a narrower terminal, lines wrap: better than tables without their numbers
+LEAST_WIDTH = 72  # on a narrower terminal, lines wrap: better than tables without their numbers
 
 
 class _Beta(click.ParamType[float | None]):
@@ -169,10 +169,8 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge", help="What is dropped.")
 @click.option(
     "--method",
-    default="dpp",
-    show_default=True,
     metavar="auto|dpp|dpp-sample|obs|omp|wanda|fluctuation|importance|random",
-    help="auto: the best of several on rows held out.",
+    help="auto: the best of several on rows held out.  [default: auto; dpp where its options are given]",
 )
 @click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear|consumer", help="Of the DPP.")
 @click.option("--swaps", type=int, default=0, show_default=True, metavar="N", help="Swap N neurons for better ones.")

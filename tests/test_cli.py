@@ -91,7 +91,7 @@ def test_prune_digits_as_the_readme_says(onnxdpp: Run, tmp_path: Path) -> None:
     )
     assert (outcome.code, outcome.err) == (0, "")
     for line in (
-        r"fc1 +500 +150 +[\d.]+ +0\.0\d+ +\d+\.\d\d",
+        r"fc1 +500 +150 +(?:dpp|obs|omp|importance) +[\d.]+ +0\.0\d+ +\d+\.\d\d",
         r"parameters +288,010 +33,910 +0\.118",
         r"non-zeros +288,010 +33,9\d\d +0\.118",
         rf"file bytes +1,152,593 +{out.stat().st_size:,} +0\.118",
@@ -364,7 +364,7 @@ def test_beta_of_the_papers_and_epsilon(report: Callable[..., dict[str, Any]]) -
 
 
 def test_beta_auto_is_said_as_used(report: Callable[..., dict[str, Any]]) -> None:
-    found = report("--beta", "auto")
+    found = report("--method", "dpp", "--beta", "auto")
     assert found["options"]["beta"] == "auto"
     assert all(layer["beta"] > 0 for layer in found["layers"])
 
@@ -406,7 +406,7 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
         "--layer", "fc1=0.25", "--layer", "fc*", "--skip", "fc2", "--round-to", 2, "--batch-size", 5, "--max-rows", 19
     )["options"]
     assert options == {
-        "calib": str(calib), "keep": 0.5, "unit": "neuron", "method": "dpp", "kernel": "rbf", "beta": "auto",
+        "calib": str(calib), "keep": 0.5, "unit": "neuron", "method": "auto", "kernel": "rbf", "beta": "auto",
         "epsilon": 0.01, "refit": "affine", "layers": ["fc1=0.25", "fc*"], "skip": ["fc2"], "round_to": 2,
         "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None, "mask": None,
         "memory": 2**31, "swaps": 0, "target_parameters": None,
@@ -641,7 +641,7 @@ def plain(shown: str) -> str:
 def test_terminal_shows_every_number(model: Path, calib: Path, columns: int) -> None:
     code, shown = Terminal(columns).run("prune", model, "--calib", calib, "--keep", "0.5", "--dry-run")
     assert code == 0
-    assert re.search(r"fc1 +16 +8 +[\d.]+ +[\d.]+ +\d+\.\d\d\n", plain(shown))
+    assert re.search(r"fc1 +16 +8 +[a-z]+ +[\d.]+ +[\d.]+ +\d+\.\d\d\n", plain(shown))
     assert re.search(r"parameters +387 +147 +0\.380\n", plain(shown))
     assert "verify" in shown  # the bar
 

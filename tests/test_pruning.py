@@ -524,7 +524,7 @@ def test_loss_of_the_last_layer_is_measured_by_running_both_models(
 @UNITS
 @pytest.mark.parametrize("name", ["fc1", "fc2"])
 def test_loss_of_one_layer_is_measured_at_its_consumer(unit: str, name: str, net: ModelProto, x: Array) -> None:
-    result = prune(net, {"x": x}, unit=unit, layers=[name])
+    result = prune(net, {"x": x}, unit=unit, layers=[name], method="dpp")
     tap = {"neuron": {"fc1": "h2", "fc2": "y"}, "edge": {"fc1": "h1", "fc2": "h2"}}[unit][name]
     before, after = (run(model, tap, x=x)[0] for model in (net, result.model))
     (layer,) = result.report["layers"]
@@ -878,8 +878,8 @@ def test_every_position_of_a_sequence_is_an_observation(unit: str) -> None:
     deep = model_of(nodes, constants, {"x": ["N", 5, 6]}, {"y": ["N", 5, 4]})
     flat = mlp((6, 20, 4), constants)
     calib = rows(200, 6)
-    found = prune(deep, {"x": calib.reshape(40, 5, 6)}, unit=unit)
-    expected = prune(flat, {"x": calib}, unit=unit)
+    found = prune(deep, {"x": calib.reshape(40, 5, 6)}, unit=unit, method="dpp")
+    expected = prune(flat, {"x": calib}, unit=unit, method="dpp")
     assert found.report["rows"] == 40
     for name, array in constants_of(expected.model).items():
         np.testing.assert_allclose(constants_of(found.model)[name], array, rtol=0, atol=1e-7, err_msg=name)

@@ -74,7 +74,7 @@ def test_keeping_all_with_the_refit_changes_nothing_but_rounding(unit: str) -> N
 def test_refit_of_a_convolution_is_least_squares_on_its_patches() -> None:
     """By hand: all patches of the kept channels and a column of ones, against what the original gave."""
     proto, x = convolutions(), correlated(40, 3, 8, 8)
-    result = onnxdpp.prune(proto, {"x": x}, keep=0.5, layers="c1", provider="cpu")
+    result = onnxdpp.prune(proto, {"x": x}, keep=0.5, layers="c1", method="dpp", provider="cpu")
     (entry,) = result.report["layers"]
     assert entry["observations"] == 40 * 9  # all positions: fewer than 32 for each of 72 inputs
     keep = entry["keep"]
@@ -100,7 +100,7 @@ def test_affine_refit_of_a_structure_beats_none() -> None:
     for proto, x in ((convolutions(), correlated(400, 3, 8, 8)), (residual(), correlated(400, 5))):
         errors = {}
         for refit in ("affine", "linear", "none"):
-            result = onnxdpp.prune(proto, {"x": x}, keep=0.5, refit=refit, provider="cpu")
+            result = onnxdpp.prune(proto, {"x": x}, keep=0.5, refit=refit, method="dpp", provider="cpu")
             errors[refit] = result.report["discrepancy"]["y"]["relative_l2"]
         assert errors["affine"] <= errors["linear"] * 1.01 < errors["none"]
 
