@@ -12,7 +12,7 @@ is small enough (or the last that is good enough), found by bisection with the m
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from math import prod
 
 import numpy as np
@@ -59,11 +59,27 @@ class Weighing:
     layers: tuple[Layer, ...]
     terms: list[tuple[float, list[tuple[int, float, float]]]]
 
-    def __call__(self, counts: Sequence[int]) -> float:
-        """What the model weighs with so many neurons in each layer."""
-        return sum(
-            factor * prod(fixed + slope * counts[layer] for layer, fixed, slope in axes) for factor, axes in self.terms
-        )
+    def saved(self, counts: Sequence[int], layer: int, k: int) -> float:
+        """How much less the model weighs if `layer` goes from so many neurons to k."""
+        fewer = [*counts[:layer], k, *counts[layer + 1 :]]
+        return sum(self._term(term, counts) - self._term(term, fewer) for term in self._touching[layer])
+
+    def neighbours(self, layer: int) -> set[int]:
+        """The layers whose neurons weigh something else once those of `layer` have changed; itself among them."""
+        return {layer}.union(other for term in self._touching[layer] for other, _, _ in self.terms[term][1])
+
+    def _term(self, term: int, counts: Sequence[int]) -> float:
+        factor, axes = self.terms[term]
+        return factor * prod(fixed + slope * counts[layer] for layer, fixed, slope in axes)
+
+    @cached_property
+    def _touching(self) -> dict[int, list[int]]:
+        """Layer -> the terms that it has a part in."""
+        found: dict[int, list[int]] = {layer: [] for layer in range(len(self.layers))}
+        for term, (_, axes) in enumerate(self.terms):
+            for layer in {layer for layer, _, _ in axes}:
+                found[layer].append(term)
+        return found
 
 
 def weighing(layers: Sequence[Layer], weights: Mapping[Use, float]) -> Weighing:
@@ -141,9 +157,13 @@ def allocate(
 
 
 def _filled(counts: Counts, layers: Sequence[Layer], fits: Callable[[Counts], bool]) -> Counts:
-    """`counts`, with what still fits: a neuron at a time, layer by layer."""
+    """`counts`, with what still fits: a step at a time, layer by layer."""
     for number, layer in enumerate(layers):
-        while counts[number] < layer.n and fits(more := (*counts[:number], counts[number] + 1, *counts[number + 1 :])):
+        step = max(1, layer.n // STEPS)
+        while True:
+            more = (*counts[:number], min(layer.n, counts[number] + step), *counts[number + 1 :])
+            if more == counts or not fits(more):
+                break
             counts = more
     return counts
 
@@ -254,23 +274,25 @@ def _measured(
     """Step by step, whatever harms the outputs least for what it saves."""
     counts = [layer.n for layer in layers]
     path = [tuple(counts)]
-    steps = [max(1, layer.n // STEPS) for layer in layers]
+    prices = np.full(len(layers), np.inf)
+    stale = set(range(len(layers)))
     while True:
-        weight, best, price = weigh(counts), None, np.inf
-        for number, curve in enumerate(curves):
-            k = counts[number] - steps[number]
-            if k < least[number]:
-                k = least[number]
-            if k == counts[number]:
-                continue
-            saved = weight - weigh([*counts[:number], k, *counts[number + 1 :]])
-            harm = effects[number] * float(curve[k] - curve[counts[number]])
-            if saved > 0 and harm / saved < price:
-                best, price = (number, k), harm / saved
-        if best is None:
+        for number in stale:
+            k = _next(layers[number], counts[number], least[number])
+            saved = weigh.saved(counts, number, k) if k < counts[number] else 0.0
+            harm = effects[number] * float(curves[number][k] - curves[number][counts[number]])
+            prices[number] = harm / saved if saved > 0 else np.inf
+        best = int(prices.argmin())
+        if not np.isfinite(prices[best]):
             return path
-        counts[best[0]] = best[1]
+        counts[best] = _next(layers[best], counts[best], least[best])
         path.append(tuple(counts))
+        stale = weigh.neighbours(best)
+
+
+def _next(layer: Layer, count: int, least: int) -> int:
+    """How many neurons are left after one more step."""
+    return max(least, count - max(1, layer.n // STEPS))
 
 
 def _curves(

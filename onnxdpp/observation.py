@@ -260,7 +260,7 @@ def _accumulate(
 ) -> None:
     for number, (reading, sample) in enumerate(zip(wanted, sampling, strict=True)):
         value = seen[reading.tap.value]
-        for row, x, original in observations(reading.tap, value, batch.first, sample, mask):
+        for row, x, original in observations(reading.tap, value, batch.first, sample, mask, batch.rows):
             if lane[1] is None:
                 _update(lane[0][number], reading, x, original)
                 continue

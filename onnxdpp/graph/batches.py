@@ -82,7 +82,8 @@ def rows_held_out(entry: NDArray[np.intp], count: int, batch: Batch) -> NDArray[
     ----------
     entry : (r,) integer array
     count : int
-        Entries along that axis: as many as the batch has rows, or by a whole factor more (time, folded into it).
+        Entries along that axis: as many as the batch has rows, or by a whole factor more (time, folded into it). Where
+        it counts something else (time alone), entries are told apart by that.
     batch : Batch
     """
     each = max(1, count // batch.rows)

@@ -7,7 +7,7 @@ at places that the seed draws.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
 
@@ -78,7 +78,7 @@ def _order(positions: int, seed: int) -> NDArray[np.intp]:
 
 
 def observations(
-    tap: Tap, seen: Seen, first: int, sampling: Sampling, mask: Array | None
+    tap: Tap, seen: Seen, first: int, sampling: Sampling, mask: Array | None, rows: int | None = None
 ) -> Iterator[tuple[NDArray[np.intp], Array, Array | None]]:
     """What enters a projection: rows in the model as pruned so far, and in the original where that differs.
 
@@ -92,6 +92,8 @@ def observations(
     sampling : Sampling
     mask : array or None
         Zero where rows are padding, over leading axes of the value; rows of values with other axes all count.
+    rows : int, optional
+        Calibration rows of the batch. The value's first axis may be longer by a whole factor (time, folded into it).
 
     Yields
     ------
@@ -107,21 +109,23 @@ def observations(
             else np.zeros(1, np.intp)
         )
         if mask is not None and covers(mask, seen.now):
-            rows = np.repeat(mask.ravel() != 0, prod(seen.now.shape[mask.ndim : -1]))
-            now, original, owner = now[rows], None if original is None else original[rows], owner[rows]
+            kept = np.repeat(mask.ravel() != 0, prod(seen.now.shape[mask.ndim : -1]))
+            now, original, owner = now[kept], None if original is None else original[kept], owner[kept]
         yield owner, now, original
         return
     count = prod(tap.patch.positions(seen.now.shape[2:]))
-    row, position = sampling.places(first, len(seen.now), count)
+    each = len(seen.now) // rows if rows and len(seen.now) % rows == 0 else 1
+    sampling = replace(sampling, rows=sampling.rows * max(1, each))
+    row, position = sampling.places(first * each, len(seen.now), count)
     now, original = (None if x is None else _channels(tap, x) for x in (seen.now, seen.original))
     assert now is not None
     for start in range(0, len(row), CHUNK):
-        rows, positions = row[start : start + CHUNK], position[start : start + CHUNK]
-        used = slice(rows[0], rows[-1] + 1)
+        part, positions = row[start : start + CHUNK], position[start : start + CHUNK]
+        used = slice(part[0], part[-1] + 1)
         yield (
-            rows,
-            tap.patch.rows(now[used], rows - rows[0], positions),
-            None if original is None else tap.patch.rows(original[used], rows - rows[0], positions),
+            part,
+            tap.patch.rows(now[used], part - part[0], positions),
+            None if original is None else tap.patch.rows(original[used], part - part[0], positions),
         )
 
 
