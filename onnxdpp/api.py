@@ -191,14 +191,16 @@ def prune(
     todo = plan(graph, options)
     where, notices = choose_provider(provider)
     batches = open_batches(calib, input_specs(graph.model), batch_size=batch_size, max_rows=max_rows, seed=seed)
+    if mask is not None and mask not in (known := [spec.name for spec in input_specs(graph.model)]):
+        raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
     if options.has_goal:
         todo = allocate(graph, todo, options, batches, where, progress)
-    pruned, results, observations = execute(graph, todo, options, batches, where, progress, scratch)
+    pruned, results, left = execute(graph, todo, options, batches, where, progress, scratch)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
     first = next(iter(batches))
-    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, observations)]
+    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
     report = Report(
@@ -322,19 +324,20 @@ def _counting(progress: Progress, text: str, total: int) -> Callable[[int], None
     return count
 
 
-def _few_rows(results: Iterable[LayerResult], observations: Iterable[int]) -> list[str]:
-    """A notice where some layer was refitted on too few rows for what it keeps."""
+def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
+    """A notice where some layer was refitted on too few rows for the inputs that are left."""
     short = [
-        (result, count)
-        for result, count in zip(results, observations, strict=True)
-        if result.refit != "none" and is_scarce(count, result.kept)
+        (result, inputs)
+        for result, inputs in zip(results, left, strict=True)
+        if result.refit != "none" and is_scarce(result.observations, inputs)
     ]
     if not short:
         return []
-    result, count = short[0]
+    result, inputs = short[0]
     return [
-        f"{count} observations are few for the refit of {len(short)} layers (of {result.name!r}, {result.kept} stay): "
-        "on other data the model may be far worse than these figures. Give at least twice as many rows as stay."
+        f"{result.observations} observations are few for the refit of {len(short)} layers (of {result.name!r}, "
+        f"{inputs} inputs stay): on other data the model may be far worse than these figures. Give at least twice as "
+        "many rows as stay."
     ]
 
 

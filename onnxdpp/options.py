@@ -84,8 +84,9 @@ class Options:
             count = getattr(self, name)
             if count is not None and not isinstance(count, Integral):
                 raise UsageError(f"{name} is {count!r}; it must be a whole number.")
-            if count is not None and count < (0 if name == "swaps" else 1) and name != "seed":
-                raise UsageError(f"{name} is {count}; it must be at least 1.")
+            least = 0 if name == "swaps" else 1
+            if count is not None and count < least and name != "seed":
+                raise UsageError(f"{name} is {count}; it must be at least {least}.")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2^64.")
 

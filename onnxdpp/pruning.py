@@ -73,7 +73,7 @@ def execute(
     Returns
     -------
     ModelProto, list of LayerResult, list of int
-        The pruned model, what was done to each layer, and how many observations each was fitted on.
+        The pruned model, what was done to each layer, and onto how many inputs its consumers were refitted at most.
     """
     base = graph
     if options.refit == "affine":
@@ -88,7 +88,7 @@ def execute(
         outcomes = [run.prune(target) for target in todo.targets]
         if options.refit != "none" and options.unit == "neuron":
             run.refit_behind()
-    return apply(base, run.edits, run.changed), [result for result, _ in outcomes], [count for _, count in outcomes]
+    return apply(base, run.edits, run.changed), [result for result, _ in outcomes], [left for _, left in outcomes]
 
 
 class _Run:
@@ -126,7 +126,7 @@ class _Run:
         self._fitted: dict[int, tuple[int, list[Reading]]] = {}  # node -> when it was refitted last, and on what
 
     def prune(self, target: Target) -> tuple[LayerResult, int]:
-        """Choose, refit and rewrite one layer; its result and the number of observations."""
+        """Choose, refit and rewrite one layer; its result and the number of inputs that are left to a consumer."""
         started = time.perf_counter()
         part = target.part
         if isinstance(part, Layer):
@@ -160,9 +160,10 @@ class _Run:
         count = min(inputs.moments.count for inputs in observed)
         if auto and held is not None and self.options.target_discrepancy is None:
             count += min(inputs.moments.count for inputs in held)
+        left = target.k if keep is None else max(len(inputs.kept(keep)) for inputs in observed)
         observed_as = "inputs" if all(reading.places is None for reading in wanted) else "channels"
         seconds = time.perf_counter() - started
-        return replace(result, observed=observed_as, observations=count, seconds=seconds), count
+        return replace(result, observed=observed_as, observations=count, seconds=seconds), left
 
     def refit_behind(self) -> None:
         """Refit once more, in topological order, whatever lies behind something that was refitted no earlier."""

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -734,7 +734,7 @@ def test_options_that_cannot_be_are_usage_errors(options: dict[str, Any], net: M
 
 def test_few_rows_are_noticed(net: ModelProto) -> None:
     (notice,) = prune(net, {"x": rows(19, 6)}).report["notices"]
-    assert "19 observations are few for the refit of 1 layers (of 'fc1', 10 stay)" in notice
+    assert "19 observations are few for the refit of 1 layers (of 'fc1', 10 inputs stay)" in notice
     assert prune(net, {"x": rows(20, 6)}).report["notices"] == []
 
 
@@ -990,3 +990,15 @@ def test_lone_pattern_is_one_pattern(net: ModelProto) -> None:
 def test_graph_without_weight_layers_is_said_to_have_none() -> None:
     with pytest.raises(NothingToPrune, match=r"^Nothing can be pruned: its graph has no Gemm, MatMul or Conv\.$"):
         prune(model("g (float[N, 6] x) => (float[N, 6] y) { y = Relu(x) }"), {"x": rows(20, 6)})
+
+
+def test_iterable_that_hands_out_one_buffer_again_and_again(net: ModelProto, x: Array) -> None:
+    class Reader:
+        def __iter__(self) -> Iterator[dict[str, Array]]:
+            buffer = np.empty_like(x[:10])
+            for first in range(0, len(x) - 9, 10):
+                buffer[:] = x[first : first + 10]
+                yield {"x": buffer}
+
+    whole = x[: len(x) // 10 * 10]
+    assert prune(net, Reader()).model == prune(net, {"x": whole}).model

@@ -87,6 +87,8 @@ class Found:
     carried : dict, value name -> Carried
     sizes : dict, value name -> labels
         Values that may hold the number of these entries.
+    torn : list of labels
+        Neurons of which a node takes some entries and leaves others: no two of them need be alike.
     followers : list of Slicing
     counts : list of Count
     """
@@ -94,6 +96,7 @@ class Found:
     atoms: Atoms = field(default_factory=Atoms)
     carried: dict[str, Carried] = field(default_factory=dict)
     sizes: dict[str, Labels] = field(default_factory=dict)
+    torn: list[Labels] = field(default_factory=list)
     followers: list[Slicing] = field(default_factory=list)
     counts: list[Count] = field(default_factory=list)
 
@@ -225,6 +228,15 @@ class Step:
             carried = self.carried(slot)
             assert carried is not None
             self.pin(carried.labels, what)
+
+    def take(self, labels: Labels, first: int, last: int) -> Labels:
+        """The entries from `first` to `last`; neurons that lie on both sides of a bound are torn."""
+        inside = labels[first:last]
+        outside = np.concatenate([labels[:first], labels[last:]])
+        both = np.intersect1d(self.atoms.roots(inside), self.atoms.roots(outside))
+        if len(both):
+            self._found.torn.append(both)
+        return inside
 
     def unread(self, outputs: Iterable[int]) -> None:
         """Refuse if anybody reads one of these outputs."""

@@ -59,7 +59,7 @@ def split(step: Step) -> None:
     if sum(whole) != total or len(whole) != len(outputs):
         raise Refuse(f"splits {total} entries into {whole}")
     for output, start in enumerate(np.cumsum([0, *whole[:-1]])):
-        labels = carried.labels[start : start + whole[output]]
+        labels = step.take(carried.labels, start, start + whole[output])
         step.count(place, output, whole, labels)
         step.give(Carried(axis, labels), output)
 
@@ -81,7 +81,7 @@ def cut(step: Step) -> None:
             _bound(step, 1, "starts", [part.start for part in bounds], position, labels, start)
         if stop < total:
             _bound(step, 2, "ends", [part.stop for part in bounds], position, labels, stop)
-        labels = labels[start : max(start, stop)]
+        labels = step.take(labels, start, max(start, stop))
     step.give(Carried(carried.axis, labels))
 
 

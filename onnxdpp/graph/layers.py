@@ -176,10 +176,18 @@ class _Numbering:
             consumers=tuple(found.consumers),
             counts=tuple(found.counts),
             sections=_classes([_counted(labels, n) for labels in found.values.values()]),
-            alike=_classes([_counted_by_run(labels, n) for labels in found.values.values()]),
+            alike=_classes([*(_counted_by_run(labels, n) for labels in found.values.values()), self._torn(first, n)]),
             changed=frozenset(found.values)
             | {name for part in found.followers if (name := walk.graph.name_at(part.use))},
         )
+
+    def _torn(self, first: int, n: int) -> Labels:
+        """(1, n): a number of its own for each neuron of which only some entries go somewhere."""
+        own = np.zeros((1, n), np.intp)
+        for labels in self.walk.found.torn:
+            neurons = self._numbers(self.roots[labels[labels >= 0]], first)
+            own[0, neurons[neurons >= 0]] = 1 + neurons[neurons >= 0]
+        return own
 
     def reason(self, atoms: Labels) -> str:
         """Why a producer with these atoms begins no layer."""

@@ -218,6 +218,8 @@ def _weight(graph: Graph, index: int) -> tuple[Use, Array]:
     if array is None or array.dtype not in FLOATS:
         shown = "of an unknown kind" if array is None else f"{array.dtype} {array.shape}"
         raise Refused(f"its weight {quoted(value)} is {shown}, not an array of float16, float32 or float64")
+    if (half := _bfloat16_below(graph, value)) is not None:
+        raise Refused(f"its weight {quoted(value)} is made of {quoted(half)}, which is bfloat16")
     if (other := graph.shared_with(weight)) is not None:
         raise Refused(f"its weight {quoted(value)} is shared with {other}")
     if node.input[0] in graph.random_values:
@@ -228,6 +230,16 @@ def _weight(graph: Graph, index: int) -> tuple[Use, Array]:
             "Export the model again from sound weights."
         )
     return graph.source(weight), array
+
+
+def _bfloat16_below(graph: Graph, name: str) -> str | None:
+    """The constant of bfloat16 that Casts make `name` of, if there is one."""
+    while (node := graph.folding_node(name)) is not None:
+        name = node.input[0]
+        array = graph.array(name)
+        if array is not None and array.dtype.name == "bfloat16":
+            return name
+    return None
 
 
 def _convolution(graph: Graph, index: int, name: str, weight: Use, array: Array) -> Projection:

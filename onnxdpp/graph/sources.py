@@ -114,13 +114,18 @@ def _arrays(
             where = f"Item {index} of the data"
             if not isinstance(item, Mapping):
                 raise DataError(f"{where} is of type {type(item).__name__}. It must be a dict of arrays by input name.")
-            yield where, _held(item, where)
+            # What is no sequence may hand out the same buffer again and again.
+            yield where, _held(item if isinstance(source, Sequence) else _copied(item), where)
         if index < 0:
             raise DataError("The data are an empty iterable.")
     else:
         raise DataError(
             f"The data are of type {type(source).__name__}. Give a path, a dict of arrays by input name, or such dicts."
         )
+
+
+def _copied(item: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    return {name: np.array(part) if isinstance(part, np.ndarray) else part for name, part in item.items()}
 
 
 def _files(path: Path, notices: list[str]) -> list[Path]:
