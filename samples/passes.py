@@ -1,6 +1,6 @@
 """What pruning costs, in plain passes of onnxruntime over the same calibration file, and in memory.
 
-    python samples/passes.py FOLDER [--keep F] [--unit neuron|edge] [--repeats N] [--few-rows N]
+    python samples/passes.py FOLDER [--keep F] [--unit neuron|edge] [--method M] [--repeats N] [--few-rows N]
 
 FOLDER holds ``model.onnx`` and ``calib.npz`` (one array, ``input``). Three things are measured, each in a
 fresh process, in turn and `--repeats` times over (default 3), so that a change of the machine's mood meets
@@ -90,6 +90,7 @@ def commands(arguments: argparse.Namespace, folder: Path) -> dict[str, tuple[lis
     prune: list[str | Path] = [
         *(sys.executable, "-m", "onnxdpp", "prune", model, "--calib", calib),
         *("--keep", f"{arguments.keep:g}", "--unit", arguments.unit, "--provider", "cpu"),
+        *(("--method", arguments.method) if arguments.method else ()),
         *("--batch-size", f"{BATCH}", "--quiet", "--force", "-o", folder / "out.onnx", "--report", report),
     ]
     return {
@@ -106,6 +107,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="holds model.onnx and calib.npz")
     parser.add_argument("--keep", type=float, default=0.5, metavar="F", help="default 0.5")
     parser.add_argument("--unit", default="neuron", choices=("neuron", "edge"))
+    parser.add_argument("--method", metavar="M", help="default: that of onnxdpp")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="default 3")
     parser.add_argument("--few-rows", type=int, default=10000, metavar="N", help="default 10000")
     arguments = parser.parse_args()
@@ -121,7 +123,8 @@ def main() -> None:
     def middle(name: str, field: str) -> float:
         return statistics.median(getattr(each, field) for each in found[name])
 
-    print(f"unit {arguments.unit}, keep {arguments.keep:g}, batches of {BATCH}; {processor()}; ", end="")
+    how = f"unit {arguments.unit}, method {arguments.method or 'auto'}, keep {arguments.keep:g}, batches of {BATCH}"
+    print(f"{how}; {processor()}; ", end="")
     print(f"medians of {arguments.repeats}\n")
     print("| | rows | process s | work s | peak MB |")
     print("|---|---:|---:|---:|---:|")
