@@ -88,7 +88,7 @@ def measure(model: Path, keep: float) -> dict[str, float]:
     command = [
         *(sys.executable, "-m", "onnxdpp", "prune", model, "--calib", model.with_name("calib.npz")),
         *("--keep", f"{keep:g}", "--provider", "cpu", "--quiet", "--force"),
-        *("-o", model.with_name("pruned.onnx"), "--report", model.with_name("report.json")),
+        *("--method", "dpp", "-o", model.with_name("pruned.onnx"), "--report", model.with_name("report.json")),
     ]
     environment = {**os.environ, "ORT_DISABLE_TELEMETRY": "1"}
     began = time.perf_counter()
