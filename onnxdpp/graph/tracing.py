@@ -55,6 +55,8 @@ class Walk:
             for name in step.node.output:
                 self.found.carried.pop(name, None)
             step.refuse(str(reason))
+            if index in self.names:
+                self.refused.setdefault(index, str(reason))
         watch(step)
         for name in step.node.output:
             self._pin_value(name)
@@ -86,7 +88,6 @@ class Walk:
                 self.found.atoms.pin(carried.labels, f"its consumer {step.title} cannot be refitted: {reason}")
             return
         if carrying and carrying != [0]:
-            self.refused[index] = "another of its inputs than the first carries neurons"
             raise Refuse("takes its neurons as a parameter")
         carried = step.carried(0)
         if carried is not None and carried.axis != part.axis:
