@@ -34,6 +34,7 @@ from onnxdpp.algebra.refit import ridge
 
 Indices = NDArray[np.intp]
 
+SHRINK = 0.8  # of a tableau's neurons are left when it is made smaller
 _TIE = 1e-9
 _LEAST_PIVOT = 1e-12  # of a variance, relative to what it was: below, an input is spanned by the others
 
@@ -97,6 +98,11 @@ class Tableau:
         self.inside[neuron] = True
         self.error -= gain
 
+    def forget_outside(self) -> None:
+        """Let what is outside of S stay there: what is left is cheaper to work on."""
+        for part in self._parts:
+            part.forget_outside()
+
     def _scores(self, *, inside: bool) -> Matrix:
         total = np.zeros(len(self.inside))
         for part in self._parts:
@@ -120,14 +126,28 @@ class _Part:
         self.error = float(power.sum())
         self._floor = _LEAST_PIVOT * np.diagonal(gram).copy()
         self._table, self._cross = gram, cross
-        order = np.argsort(observed.neurons, kind="stable")
-        bounds = np.searchsorted(observed.neurons[order], np.arange(n + 1))
-        self._blocks = [order[low:high] for low, high in pairwise(bounds.tolist())]
-        self._single = np.array_equal(observed.neurons, np.arange(n))
+        self._n = n
+        self._index(observed.neurons)
         self._sign = np.ones(count)  # -1 for inputs in S
         start = observed.kept(inside)
         if len(start):
             self._start(start)
+
+    def _index(self, neurons: Indices) -> None:
+        """Find the inputs of each neuron."""
+        self._neurons = neurons
+        order = np.argsort(neurons, kind="stable")
+        bounds = np.searchsorted(neurons[order], np.arange(self._n + 1))
+        self._blocks = [order[low:high] for low, high in pairwise(bounds.tolist())]
+        self._single = bool((neurons >= 0).all()) and len(np.unique(neurons)) == len(neurons)
+
+    def forget_outside(self) -> None:
+        """Keep the inputs in S only: the others never come back."""
+        inside = np.flatnonzero(self._sign < 0)
+        self._table = np.array(self._table[np.ix_(inside, inside)], order="F")
+        self._cross = np.array(self._cross[inside], order="F")
+        self._floor, self._sign = self._floor[inside], self._sign[inside]
+        self._index(self._neurons[inside])
 
     def _start(self, inside: Indices) -> None:
         """Sweep many inputs in at once."""
@@ -156,9 +176,10 @@ class _Part:
             pivots = wanted * np.diagonal(self._table)
             sound = (self._sign == wanted) & (pivots > (0 if inside else self._floor))
             power = np.einsum("ij,ij->i", self._cross, self._cross)
-            result: Matrix = np.divide(power, pivots, out=np.zeros(len(power)), where=sound)
+            result: Matrix = np.zeros(self._n)
+            result[self._neurons] = np.divide(power, pivots, out=np.zeros(len(power)), where=sound)
             return result
-        result = np.zeros(len(self._blocks))
+        result = np.zeros(self._n)
         sizes = np.array([len(block) for block in self._blocks])
         for size in np.unique(sizes[sizes > 0]):
             chosen = [i for i in np.flatnonzero(sizes == size) if self._sign[self._blocks[i][0]] == wanted]
@@ -223,7 +244,11 @@ def eliminate(
     curve = np.full(n + 1, np.nan)
     curve[n] = table.error
     dropped: list[int] = []
+    size = n
     while n - len(dropped) > least:
+        if n - len(dropped) < SHRINK * size:
+            table.forget_outside()
+            size = n - len(dropped)
         costs = table.costs()
         cheapest = float(costs.min())
         if not np.isfinite(cheapest):
