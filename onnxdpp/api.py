@@ -76,7 +76,7 @@ def prune(
     model: Model,
     calib: Calibration,
     *,
-    keep: float | None = None,
+    keep: float | str | None = None,
     pattern: str | None = None,
     unit: str = "neuron",
     method: str | None = None,
@@ -111,8 +111,9 @@ def prune(
     calib : path, mapping of arrays, or iterable of mappings
         Calibration data, first axis = rows: ``.npz``, ``.npy``, a folder of them, ``"random:256"``, arrays by input
         name, or batches of them (an iterable that starts anew each time; a one-shot iterator is read into a list).
-    keep : float
+    keep : float or "auto"
         Fraction that stays, 0 < keep <= 1: of the neurons of every layer, or of the edges into every output.
+        ``"auto"``: of each layer's neurons as many as a draw from its DPP has on average (see `beta`).
     pattern : str
         Instead of `keep`, for edges: ``"2:4"`` keeps 2 of every 4 consecutive inputs of each output, as sparse tensor
         cores want it; ``"N:M"`` any other.

@@ -26,6 +26,18 @@ GOALS = ("target_parameters", "target_macs", "target_bytes", "target_discrepancy
 LEAST_WIDTH = 72  # on a narrower terminal, lines wrap: better than tables without their numbers
 
 
+class _Keep(click.ParamType[float | str]):
+    name = "keep"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        if value == "auto":
+            return str(value)
+        try:
+            return float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a valid float.", param, ctx)
+
+
 class _Beta(click.ParamType[float | None]):
     name = "beta"
 
@@ -149,7 +161,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @cli.command()
 @click.argument("model")
 @click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
-@click.option("--keep", type=float, metavar="F", help="Fraction that stays, 0 < F <= 1.")
+@click.option("--keep", type=_Keep(), metavar="F", help="Fraction that stays, 0 < F <= 1; auto: as the DPP draws.")
 @click.option("--pattern", metavar="N:M", help="Instead, for edges: N of every M consecutive inputs (2:4).")
 @click.option("--target-parameters", type=float, metavar="F", help="Instead: at most this fraction of the parameters.")
 @click.option("--target-macs", type=float, metavar="F", help="Instead: at most this fraction of the multiplications.")

@@ -22,7 +22,7 @@ MEMORY = 2**31  # bytes of one matrix of second moments
 class Options:
     """What is asked of `prune`; see there."""
 
-    keep: float | None = None
+    keep: float | str | None = None
     unit: str = "neuron"
     method: str = "dpp"
     kernel: str = "rbf"
@@ -68,10 +68,14 @@ class Options:
                 raise UsageError(f"{name} is {number}; it must be at most 1: the fraction that stays.")
         for name in ("keep", "beta", "epsilon"):
             number = getattr(self, name)
-            if number is not None and not isinstance(number, Real):
+            if number is not None and not isinstance(number, Real) and (name, number) != ("keep", "auto"):
                 raise UsageError(f"{name} is {number!r}; it must be a number.")
-        if self.keep is not None:
-            _check_keep(self.keep)
+        if self.keep == "auto" and self.unit != "neuron":
+            raise UsageError("The DPP's own size is that of a layer's neurons. Give a keep for edges.")
+        if self.keep == "auto" and self.round_to != 1:
+            raise UsageError("The DPP's own size goes without --round-to.")
+        if isinstance(self.keep, Real):
+            _check_keep(float(self.keep))
         if self.pattern is not None:
             self._check_pattern()
         for name, allowed in CHOICES.items():
@@ -107,10 +111,10 @@ class Options:
         """How many of the n neurons of a layer, or edges into an output, stay at this keep."""
         if self.pattern is not None:
             return sum(pattern_sizes(n, self.pattern))
-        keep = self.keep if keep is None else keep
-        if keep is None:
-            return n  # until the goal says
-        return count_to_keep(keep, n, self.round_to)
+        wish = self.keep if keep is None else keep
+        if wish is None or isinstance(wish, str):
+            return n  # until the goal, or the DPP, says
+        return count_to_keep(wish, n, self.round_to)
 
     @property
     def rule(self) -> Rule:

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from onnxdpp.algebra.contest import edge_contest, neuron_contest
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
-from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, neuron_beta
+from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, expected_size, neuron_beta
 from onnxdpp.errors import DataError
 from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.biases import with_biases
@@ -134,10 +134,16 @@ class _Run:
         else:
             reads = [(part, np.arange(part.n // part.block))]
         wanted = readings(self.base, reads, self._alive, self.options.memory)
+        own_size = self.options.keep == "auto" and isinstance(part, Layer) and target.k == part.n
         judged = self.options.method == "auto" and self.options.refit != "none"
-        auto = judged and target.k < part.n and target.keep is None
+        auto = judged and (own_size or target.k < part.n) and target.keep is None
         split = auto or self.options.target_discrepancy is not None
         observed, held = self._observe(wanted, target.name, split=split)
+        if own_size and isinstance(part, Layer):
+            least = len(np.unique(part.sections))
+            size = round(expected_size(observed, part.n, replace(self.options.rule, method="dpp")))
+            target = replace(target, k=min(part.n, max(least, size)))
+            auto = auto and target.k < part.n
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
         solve = self._neurons if isinstance(part, Layer) else self._edges
         try:

@@ -1,6 +1,8 @@
 """Targets instead of a keep: reached from below, and as near as single neurons allow."""
 
 import json
+import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ from models import Array, model, normal, run
 from onnx import ModelProto
 
 import onnxdpp
+from onnxdpp.algebra.moments import Accumulator
+from onnxdpp.algebra.neurons import Inputs
+from onnxdpp.algebra.selection import Rule, expected_size
 from onnxdpp.errors import UsageError
 
 
@@ -127,6 +132,50 @@ def test_targets_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
         onnxdpp.prune(network(), X, provider="cpu", **options)
     assert str(caught.value).startswith(message)
+
+
+# The DPP's own opinion
+
+
+def test_size_of_the_dpp_itself() -> None:
+    """Of 80 neurons that are 20 four times over, a DPP of narrow kernel keeps fewer than of 80 that differ."""
+    sizes = {}
+    twins = network(W1=np.tile(normal(20, 20, seed=8), (1, 4)), b1=np.tile(normal(20, seed=9), 4))
+    for name, proto in (("twins", twins), ("apart", network())):
+        report = onnxdpp.prune(proto, X, keep="auto", layers="fc1", method="dpp", beta=1.0, provider="cpu").report
+        sizes[name] = report["layers"][0]["kept"]
+        assert len(report["layers"][0]["keep"]) == sizes[name]
+    assert sizes["twins"] < 0.5 * sizes["apart"]
+    report = onnxdpp.prune(network(), X, keep="auto", layers=["fc1", "fc2=0.5"], provider="cpu").report
+    assert report["options"]["keep"] == "auto"
+    assert report["layers"][1]["kept"] == 20
+
+
+def test_expected_size_is_the_mean_size_of_draws() -> None:
+    """By enumeration: all subsets of five neurons, each as likely as its determinant."""
+    sums = Accumulator(normal(5, 2).astype(np.float64), paired=False)
+    sums.update(normal(50, 5, seed=3))
+    rule = Rule("dpp", "rbf", 0.5, 0.01)
+    observed = [Inputs(sums.moments(), np.arange(5))]
+    gram = observed[0].moments.gram
+    distances = np.add.outer(gram.diagonal(), gram.diagonal()) - 2 * gram
+    kernel = np.exp(-0.5 * np.maximum(distances, 0)) + 0.01 * np.eye(5)
+    subsets = [list(part) for size in range(6) for part in combinations(range(5), size)]
+    weights = np.array([np.linalg.det(kernel[np.ix_(part, part)]) if part else 1.0 for part in subsets])
+    mean = np.array([len(part) for part in subsets]) @ weights / weights.sum()
+    assert expected_size(observed, 5, rule) == pytest.approx(mean, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"unit": "edge"}, "The DPP's own size is that of a layer's neurons. Give a keep for edges."),
+        ({"round_to": 4}, "The DPP's own size goes without --round-to."),
+    ],
+)
+def test_size_of_the_dpp_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        onnxdpp.prune(network(), X, keep="auto", provider="cpu", **options)
 
 
 # The same neurons again
