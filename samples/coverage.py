@@ -24,6 +24,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """Models whose paddings need more samples than random rows have."""
 
+HEAD = """# What is found in models of other people
+
+`python samples/coverage.py --models FOLDER --out samples/coverage.md`: hidden layers that can be pruned beside what the
+folder's manifest names, how many have several producers, how many pass both tests of `onnxdpp inspect --verify`, and why
+the others are left alone (with how many).
+
+"""
+
 REASONS = {
     "is a graph output": "its value is a graph output",
     "mixes neurons": "an operator mixes its neurons",
@@ -98,7 +106,7 @@ def main() -> None:
         lines.append(line)
         print(line, flush=True)
     if options.out:
-        options.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        options.out.write_text(HEAD + "\n".join(lines) + "\n", encoding="utf-8")
     sys.exit(1 if failed else 0)
 
 
