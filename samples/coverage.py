@@ -27,8 +27,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 HEAD = """# What is found in models of other people
 
 `python samples/coverage.py --models FOLDER --out samples/coverage.md`: hidden layers that can be pruned beside what the
-folder's manifest names, how many have several producers, how many pass both tests of `onnxdpp inspect --verify`, and why
-the others are left alone (with how many).
+folder's manifest names, how many have several producers, how many pass both tests of `onnxdpp inspect --verify`, and
+why the others are left alone (with how many).
 
 """
 
