@@ -191,8 +191,9 @@ def prune(
     scratch = Scratch(active=has_external_data(proto))
     todo = plan(graph, options)
     where, notices = choose_provider(provider)
-    batches = open_batches(calib, input_specs(graph.model), batch_size=batch_size, max_rows=max_rows, seed=seed)
-    if mask is not None and mask not in (known := [spec.name for spec in input_specs(graph.model)]):
+    inputs = input_specs(graph.model)
+    batches = open_batches(calib, inputs, batch_size=batch_size, max_rows=max_rows, seed=seed)
+    if mask is not None and mask not in (known := [spec.name for spec in inputs]):
         raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
     if options.has_goal:
         todo = allocate(graph, todo, options, batches, where, progress)

@@ -130,15 +130,13 @@ def allocate(
     """
     layers = [target.part for target in todo.targets if isinstance(target.part, Layer)]
     first = next(iter(batches))
-    macs = macs_by_node(graph, first, provider) or {}
-    saved = _weights(graph, layers, macs if options.target_macs is not None else None)
-    least = [len(np.unique(layer.sections)) for layer in layers]
     if options.allocation == "uniform":
-        path = _uniform(layers, least, options)
+        path = _uniform(layers, options)
     else:
+        macs = None if options.target_macs is None else macs_by_node(graph, first, provider) or {}
         curves = _curves(graph, layers, options, batches, provider, progress)
         effects = _effects(graph, todo, curves, options, batches, provider, progress)
-        path = _measured(layers, least, curves, effects, weighing(layers, saved))
+        path = _measured(layers, curves, effects, weighing(layers, _weights(graph, layers, macs)))
 
     def planned(counts: Counts) -> Plan:
         return replace(todo, targets=tuple(Target(layer, k) for layer, k in zip(layers, counts, strict=True)))
@@ -214,8 +212,7 @@ def _good_enough(
     def too_far(index: int) -> bool:
         model, _, _ = execute(graph, planned(path[index]), options, batches, provider, progress, Scratch(active=False))
         found = compare(graph, model, batches, provider, held_out=True)
-        worst = max((part.get("relative_l2") or 0.0 for part in found.outputs.values()), default=0.0)
-        return worst > float(options.target_discrepancy or 0.0)
+        return found.worst > float(options.target_discrepancy or 0.0)
 
     # Coarsely, so that the whole takes a handful of runs.
     grid = sorted({round(place) for place in np.linspace(0, len(path) - 1, 65)})
@@ -252,13 +249,11 @@ def _weights(graph: Graph, layers: Sequence[Layer], macs: Mapping[int, int] | No
     return {use: float(macs[node]) for use, node in sorted(readers.items()) if use in uses and node in macs}
 
 
-def _uniform(layers: Sequence[Layer], least: Sequence[int], options: Options) -> list[Counts]:
+def _uniform(layers: Sequence[Layer], options: Options) -> list[Counts]:
     """The same fraction of every layer, in steps of a thousandth."""
     path: list[Counts] = []
     for keep in np.linspace(1, 0, 1001):
-        counts = tuple(
-            max(few, options.count(max(float(keep), 1e-9), layer.n)) for layer, few in zip(layers, least, strict=True)
-        )
+        counts = tuple(max(layer.least, options.count(max(float(keep), 1e-9), layer.n)) for layer in layers)
         if not path or counts != path[-1]:
             path.append(counts)
     return path
@@ -266,7 +261,6 @@ def _uniform(layers: Sequence[Layer], least: Sequence[int], options: Options) ->
 
 def _measured(
     layers: Sequence[Layer],
-    least: Sequence[int],
     curves: Sequence[NDArray[np.float64]],
     effects: Sequence[float],
     weigh: Weighing,
@@ -278,21 +272,21 @@ def _measured(
     stale = set(range(len(layers)))
     while True:
         for number in stale:
-            k = _next(layers[number], counts[number], least[number])
+            k = _next(layers[number], counts[number])
             saved = weigh.saved(counts, number, k) if k < counts[number] else 0.0
             harm = effects[number] * float(curves[number][k] - curves[number][counts[number]])
             prices[number] = harm / saved if saved > 0 else np.inf
         best = int(prices.argmin())
         if not np.isfinite(prices[best]):
             return path
-        counts[best] = _next(layers[best], counts[best], least[best])
+        counts[best] = _next(layers[best], counts[best])
         path.append(tuple(counts))
         stale = weigh.neighbours(best)
 
 
-def _next(layer: Layer, count: int, least: int) -> int:
+def _next(layer: Layer, count: int) -> int:
     """How many neurons are left after one more step."""
-    return max(least, count - max(1, layer.n // STEPS))
+    return max(layer.least, count - max(1, layer.n // STEPS))
 
 
 def _curves(
@@ -321,9 +315,8 @@ def _curve(observed: Sequence[Inputs], layer: Layer, options: Options) -> NDArra
             power = (part.moments.weights**2).sum(1) * part.moments.variance_x
             np.add.at(worth, part.neurons[own], power[own])
         return np.concatenate([[worth.sum()], worth.sum() - np.cumsum(np.sort(worth)[::-1])])
-    sections = layer.sections if layer.sections.any() else None
-    least = len(np.unique(layer.sections))
-    _, curve = eliminate(observed, layer.n, options.rule.form, least=least, sections=sections)
+    sections = layer.sections if layer.least > 1 else None
+    _, curve = eliminate(observed, layer.n, options.rule.form, least=layer.least, sections=sections)
     return np.asarray(np.maximum.accumulate(np.nan_to_num(curve, nan=float(np.nanmax(curve)))[::-1])[::-1])
 
 
@@ -340,7 +333,7 @@ def _effects(
     effects = []
     alone = replace(options, method="dpp", swaps=0)
     for target, curve in zip(todo.targets, curves, strict=True):
-        least = len(np.unique(target.part.sections)) if isinstance(target.part, Layer) else 1
+        least = target.part.least if isinstance(target.part, Layer) else 1
         harmed = np.flatnonzero(curve[: target.part.n] - curve[-1] >= PROBE * (curve[least] - curve[-1]))
         k = max(least, int(harmed[-1]) if len(harmed) else 0)
         if k >= target.part.n or curve[k] <= curve[-1]:
@@ -348,7 +341,5 @@ def _effects(
             continue
         plan = replace(todo, targets=(replace(target, k=k),))
         model, _, _ = execute(graph, plan, alone, batches, provider, progress, Scratch(active=False))
-        found = compare(graph, model, batches, provider)
-        worst = max((part.get("relative_l2") or 0.0 for part in found.outputs.values()), default=0.0)
-        effects.append(worst**2 / float(curve[k] - curve[-1]))
+        effects.append(compare(graph, model, batches, provider).worst ** 2 / float(curve[k] - curve[-1]))
     return effects

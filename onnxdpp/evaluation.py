@@ -133,6 +133,11 @@ class Discrepancy:
     outputs: dict[str, dict[str, float | None]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
+    @property
+    def worst(self) -> float:
+        """The largest relative L2 of an output that has one; 0 where none has."""
+        return max((part.get("relative_l2") or 0.0 for part in self.outputs.values()), default=0.0)
+
 
 def compare(
     original: Graph,

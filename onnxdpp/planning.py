@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-import numpy as np
-
 from onnxdpp.errors import NothingToPrune, UsageError
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer, find_layers
@@ -78,7 +76,7 @@ def plan(graph: Graph, options: Options) -> Plan:
         if reason is None and isinstance(part, Projection) and 8 * part.n**2 > options.memory:
             reason = f"the moments of its {part.n} inputs would take {8 * part.n**2} bytes, more than memory allows"
         if reason is None:
-            least = 1 if isinstance(part, Projection) else len(np.unique(part.sections))
+            least = 1 if isinstance(part, Projection) else part.least
             targets.append(Target(part, max(least, options.count(keep, part.n))))
         else:
             refused.append(Refusal(part.name, reason))

@@ -140,9 +140,8 @@ class _Run:
         split = auto or self.options.target_discrepancy is not None
         observed, held = self._observe(wanted, target.name, split=split)
         if own_size and isinstance(part, Layer):
-            least = len(np.unique(part.sections))
             size = round(expected_size(observed, part.n, replace(self.options.rule, method="dpp")))
-            target = replace(target, k=min(part.n, max(least, size)))
+            target = replace(target, k=min(part.n, max(part.least, size)))
             auto = auto and target.k < part.n
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
         solve = self._neurons if isinstance(part, Layer) else self._edges
@@ -227,7 +226,7 @@ class _Run:
         layer, options = target.part, self.options
         assert isinstance(layer, Layer)
         beta = neuron_beta(observed, layer.n, options.rule)
-        sections = layer.sections if layer.sections.any() else None
+        sections = layer.sections if layer.least > 1 else None
         if target.keep is None:
             keep = choose_neurons(observed, layer.n, target.k, options.rule, beta, seed, sections)
         else:
@@ -262,7 +261,7 @@ class _Run:
         """Let all candidates choose and refit on some rows, and take the best on others."""
         part, rule = target.part, self.options.rule
         if isinstance(part, Layer):
-            sections = part.sections if part.sections.any() else None
+            sections = part.sections if part.least > 1 else None
             entries = neuron_contest(fit, held, part.n, target.k, rule, seed, sections)
         else:
             entries = edge_contest(fit, held, target.k, rule, seed, self._executor)

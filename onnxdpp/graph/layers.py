@@ -9,6 +9,7 @@ gate with its two halves, the inputs of a concatenation.
 """
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -55,6 +56,11 @@ class Layer:
     sections: Labels = field(repr=False)
     alike: Labels = field(repr=False)
     changed: frozenset[str] = field(repr=False)
+
+    @cached_property
+    def least(self) -> int:
+        """How many neurons must stay: one of each section."""
+        return len(np.unique(self.sections))
 
     @property
     def slices(self) -> tuple[Slicing, ...]:
