@@ -39,11 +39,11 @@ OPSET = 17
 IR_VERSION = 8  # the one of opset 17: onnxruntimes older than the installed onnx can read the file
 
 
-def initial(widths: Sequence[int], rng: np.random.Generator) -> Parameters:
-    """Draw Xavier-uniform weights, ``U(-a, a)`` with ``a = sqrt(6 / (n + m))``, and zero biases."""
+def initial(widths: Sequence[int], rng: np.random.Generator, gain: float = 1.0) -> Parameters:
+    """Draw Xavier-uniform weights, ``U(-a, a)`` with ``a = gain sqrt(6 / (n + m))``, and zero biases."""
     parameters = []
     for n, m in itertools.pairwise(widths):
-        bound = np.sqrt(6.0 / (n + m))
+        bound = gain * np.sqrt(6.0 / (n + m))
         weight = rng.uniform(-bound, bound, size=(m, n)).astype(np.float32)
         parameters.append((weight, np.zeros(m, np.float32)))
     return parameters
