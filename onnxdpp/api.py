@@ -31,6 +31,8 @@ from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_r
 from onnxdpp.planning import plan
 from onnxdpp.pruning import Progress, execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
+from onnxdpp.sensitivity import Sensitivity
+from onnxdpp.sizing import expected_sizes
 from onnxdpp.verifying import Verdict
 from onnxdpp.verifying import verify as check_layers
 
@@ -94,6 +96,7 @@ def prune(
     mask: str | None = None,
     memory: int = MEMORY,
     swaps: int = 0,
+    sensitivity: bool | None = None,
     target_parameters: float | None = None,
     target_bytes: int | None = None,
     target_macs: float | None = None,
@@ -150,6 +153,9 @@ def prune(
         mixtures of kept ones.
     swaps : int
         How many neurons of each layer may be swapped for others after the choice, while the error of the refit falls.
+    sensitivity : bool, optional
+        Whether the choice of neurons weighs errors by how strongly the model's outputs feel them, measured by forward
+        runs on a few rows (see `onnxdpp.sensitivity`). Default: with ``auto``.
     target_parameters, target_macs : float, optional
         Instead of `keep`: the fraction of the model's parameters, or multiply-accumulates, that stays at most.
     target_bytes : int, optional
@@ -178,11 +184,13 @@ def prune(
     if method is None:
         asked = kernel != "rbf" or beta is not None or epsilon != Options.epsilon or swaps or pattern is not None
         method = "dpp" if asked or refit == "none" else "auto"
+    if sensitivity is None:
+        sensitivity = method == "auto" and unit == "neuron"
     options = Options(
         keep, unit, method, kernel, beta, epsilon, refit,
         tuple(parse_layer(text) for text in _listed(layers)), tuple(_listed(skip)), round_to, seed,
         provider, batch_size, max_rows,
-        None if pattern is None else parse_pattern(pattern), mask, memory, swaps,
+        None if pattern is None else parse_pattern(pattern), mask, memory, swaps, sensitivity,
         target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
         None if apply is None else parse_report(_report(apply)),
     )  # fmt: skip
@@ -195,9 +203,10 @@ def prune(
     batches = open_batches(calib, inputs, batch_size=batch_size, max_rows=max_rows, seed=seed)
     if mask is not None and mask not in (known := [spec.name for spec in inputs]):
         raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
+    felt = Sensitivity(graph, batches, where)
     if options.has_goal:
-        todo = allocate(graph, todo, options, batches, where, progress)
-    pruned, results, left = execute(graph, todo, options, batches, where, progress, scratch)
+        todo = allocate(graph, todo, options, batches, where, progress, felt)
+    pruned, results, left = execute(graph, todo, options, batches, where, progress, scratch, felt)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
@@ -227,9 +236,13 @@ def inspect(
     model: Model,
     *,
     verify: bool = False,
-    calib: Calibration = "random:8",
+    calib: Calibration | None = None,
+    kernel: str = "rbf",
+    beta: float | None = None,
+    epsilon: float = 0.01,
     seed: int = 0,
     provider: str = "auto",
+    max_rows: int | None = None,
     progress: Progress = lambda text, fraction: None,
 ) -> dict[str, Any]:
     """What of a model can be pruned, and what cannot, and why.
@@ -239,10 +252,15 @@ def inspect(
     model : path or ModelProto
     verify : bool
         Put each layer to the two tests of `onnxdpp.verifying`, by running the model.
-    calib : as for `prune`
-        What to run it on: the first batch.
+    calib : as for `prune`, optional
+        Where it is given: find the size of each layer's own DPP on it, as `onnxdpp.sizing` does. Its first batch is
+        what `verify` runs (default: ``"random:8"``).
+    kernel, beta, epsilon : as for `prune`
+        Of that DPP.
     seed : int
     provider : {"auto", "cpu", "cuda"}
+    max_rows : int, optional
+        Rows to use, evenly spaced.
     progress : callable (text, fraction), optional
 
     Returns
@@ -252,24 +270,37 @@ def inspect(
 
     Raises
     ------
-    ModelError
-        If the model cannot be read or is not sound.
+    UsageError, ModelError, DataError, MachineError
+        All of them OnnxdppError; see `onnxdpp.errors`.
     """
+    options = Options(
+        "auto", method="dpp", kernel=kernel, beta=beta, epsilon=epsilon, seed=seed, provider=provider, max_rows=max_rows
+    )
     proto, folder, info = _opened(model)
     graph = Graph(in_order(proto), folder)
     layers, no_neurons = find_layers(graph)
     projections, no_edges = find_projections(graph)
     operators = {name: graph.nodes[index].op_type for index, name in weighted_nodes(graph).items()}
     verdicts: dict[str, Verdict] = {}
-    if verify and layers:
-        where, _ = choose_provider(provider)
-        batch = next(iter(open_batches(calib, input_specs(graph.model), seed=seed)))
-        verdicts = {part.name: part for part in check_layers(graph, layers, batch, where, seed, progress)}
+    sizes: dict[str, float] = {}
+    notices: list[str] = []
+    if layers and (verify or calib is not None):
+        where, told = choose_provider(provider)
+        source = "random:8" if calib is None else calib
+        batches = open_batches(source, input_specs(graph.model), max_rows=max_rows, seed=seed)
+        if verify:
+            tested = check_layers(graph, layers, next(iter(batches)), where, seed, progress)
+            verdicts = {part.name: part for part in tested}
+        if calib is not None:
+            sizes, failed = expected_sizes(graph, layers, options, batches, where, progress)
+            notices = [*told, *batches.notices, *failed]
+            if batches.random:
+                notices.append("The calibration data are random: on others the DPP's own sizes differ.")
     found = [
         FoundLayer(
             layer.name, operators[layer.name], "neuron", layer.n, sum(part.m for part, _ in layer.consumers),
             list(layer.members), [part.name for part, _ in layer.consumers],
-            asdict(verdicts[layer.name]) if layer.name in verdicts else None,
+            asdict(verdicts[layer.name]) if layer.name in verdicts else None, sizes.get(layer.name),
         )
         for layer in layers
     ]  # fmt: skip
@@ -277,7 +308,7 @@ def inspect(
     refusals = [(refusal.name, "neuron", refusal.reason) for refusal in no_neurons]
     refusals += [(refusal.name, "edge", refusal.reason) for refusal in no_edges]
     return Inspection(
-        _size(graph, info, None), graph.opset, proto.producer_name, found, refusals, _versions()
+        _size(graph, info, None), graph.opset, proto.producer_name, found, refusals, notices, _versions()
     ).as_dict()
 
 

@@ -36,6 +36,7 @@ from onnxdpp.observation import observe, readings
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan, Target
 from onnxdpp.pruning import Progress, execute
+from onnxdpp.sensitivity import Sensitivity
 
 STEPS = 1000
 """How many steps lead from a whole layer to one neuron of it, at most."""
@@ -108,6 +109,7 @@ def allocate(
     batches: Batches,
     provider: str,
     progress: Progress,
+    sensitivity: Sensitivity,
 ) -> Plan:
     """The plan that reaches the goal of the options.
 
@@ -122,6 +124,8 @@ def allocate(
     batches : Batches
     provider : {"cpu", "cuda"}
     progress : callable (text, fraction)
+    sensitivity : Sensitivity
+        Of the original; asked only where the options want it.
 
     Raises
     ------
@@ -134,15 +138,15 @@ def allocate(
         path = _uniform(layers, options)
     else:
         macs = None if options.target_macs is None else macs_by_node(graph, first, provider) or {}
-        curves = _curves(graph, layers, options, batches, provider, progress)
-        effects = _effects(graph, todo, curves, options, batches, provider, progress)
+        curves = _curves(graph, layers, options, batches, provider, progress, sensitivity)
+        effects = _effects(graph, todo, curves, options, batches, provider, progress, sensitivity)
         path = _measured(layers, curves, effects, weighing(layers, _weights(graph, layers, macs)))
 
     def planned(counts: Counts) -> Plan:
         return replace(todo, targets=tuple(Target(layer, k) for layer, k in zip(layers, counts, strict=True)))
 
     if options.target_discrepancy is not None:
-        return _good_enough(graph, path, planned, options, batches, provider, progress)
+        return _good_enough(graph, path, planned, options, batches, provider, progress, sensitivity)
     goal, size, unit = _goal(graph, options, first, provider)
     place = _bisect(len(path), lambda index: size(_cut(graph, layers, path[index])) <= goal)
     if place is None:
@@ -205,12 +209,15 @@ def _good_enough(
     batches: Batches,
     provider: str,
     progress: Progress,
+    sensitivity: Sensitivity,
 ) -> Plan:
     """The smallest model on the path whose worst output is near enough on rows that were not fitted."""
     assert options.target_discrepancy is not None
 
     def too_far(index: int) -> bool:
-        model, _, _ = execute(graph, planned(path[index]), options, batches, provider, progress, Scratch(active=False))
+        model, _, _ = execute(
+            graph, planned(path[index]), options, batches, provider, progress, Scratch(active=False), sensitivity
+        )
         found = compare(graph, model, batches, provider, held_out=True)
         return found.worst > float(options.target_discrepancy or 0.0)
 
@@ -290,7 +297,13 @@ def _next(layer: Layer, count: int) -> int:
 
 
 def _curves(
-    graph: Graph, layers: Sequence[Layer], options: Options, batches: Batches, provider: str, progress: Progress
+    graph: Graph,
+    layers: Sequence[Layer],
+    options: Options,
+    batches: Batches,
+    provider: str,
+    progress: Progress,
+    sensitivity: Sensitivity,
 ) -> list[NDArray[np.float64]]:
     """For each layer (n + 1,): the error of its refit with the best k of its neurons, the others whole."""
     curves = []
@@ -298,10 +311,13 @@ def _curves(
         for layer in layers:
             reads = [(projection, slicing.labels) for projection, slicing in layer.consumers]
             wanted = readings(graph, reads, lambda part: np.arange(part.m), options.memory)
+            roots = sensitivity.roots(wanted) if options.sensitivity else None
             observed, _ = observe(
                 graph, graph, wanted, batches, provider, options, executor,
-                partial(progress, f"curve of {layer.name}"), layer.name,
+                partial(progress, f"curve of {layer.name}"), layer.name, between=roots is not None,
             )  # fmt: skip
+            if roots is not None:
+                observed = [part.through(root) for part, root in zip(observed, roots, strict=True)]
             curves.append(_curve(observed, layer, options))
     return curves
 
@@ -328,6 +344,7 @@ def _effects(
     batches: Batches,
     provider: str,
     progress: Progress,
+    sensitivity: Sensitivity,
 ) -> list[float]:
     """What an error of one at a layer's consumers does to the outputs, squared: measured by pruning it alone."""
     effects = []
@@ -340,6 +357,6 @@ def _effects(
             effects.append(0.0)
             continue
         plan = replace(todo, targets=(replace(target, k=k),))
-        model, _, _ = execute(graph, plan, alone, batches, provider, progress, Scratch(active=False))
+        model, _, _ = execute(graph, plan, alone, batches, provider, progress, Scratch(active=False), sensitivity)
         effects.append(compare(graph, model, batches, provider).worst ** 2 / float(curve[k] - curve[-1]))
     return effects

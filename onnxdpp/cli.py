@@ -118,6 +118,26 @@ def _show(parts: Iterator[RenderableType]) -> None:
         console.print(part, soft_wrap=isinstance(part, str))
 
 
+_KERNEL = click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear|consumer", help="Of the DPP.")
+_BETA = click.option(
+    "--beta",
+    type=_Beta(),
+    default="auto",
+    show_default=True,
+    metavar="auto|B",
+    help="Of the rbf kernel; 10 is the papers'.",
+)
+_EPSILON = click.option(
+    "--epsilon",
+    type=float,
+    default=0.01,
+    show_default=True,
+    metavar="E",
+    help="Added to the kernel's diagonal.",
+)
+_MAX_ROWS = click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="onnxdpp")
 def cli() -> None:
@@ -127,9 +147,15 @@ def cli() -> None:
 @cli.command()
 @click.argument("model")
 @click.option("--verify", is_flag=True, help="Run MODEL to show that each layer can be cut.")
-@click.option("--calib", metavar="DATA", default="random:8", show_default=True, help="What --verify runs it on.")
+@click.option(
+    "--calib", metavar="DATA", help="Show how many neurons each DPP keeps there.  [default for --verify: random:8]"
+)
+@_KERNEL
+@_BETA
+@_EPSILON
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random rows and of --verify.")
-@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where --verify runs.")
+@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where MODEL runs.")
+@_MAX_ROWS
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
 def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
@@ -137,6 +163,9 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 
     With --verify, each layer is put to two tests: permuting its neurons leaves every output as it is, and cutting a
     random half gives what the whole model gives with their consumers' entries set to zero. Exit code 1 if one fails.
+
+    With --calib, it also shows how many neurons of each layer a draw from its DPP keeps on average. Rounded, that is
+    what `onnxdpp prune --keep auto --method dpp` keeps of a layer that is pruned alone.
     """
     with _importing():
         from onnxdpp.api import inspect as run
@@ -144,8 +173,11 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     from onnxdpp.tables import inspection_tables
 
     _log(debug)
-    with _progress(not options["verify"]) as progress:
+    _check_calib(options["calib"])
+    with _progress(not options["verify"] and options["calib"] is None) as progress:
         found = run(model, progress=progress, **options)
+    for notice in found["notices"]:
+        _say(f"note: {notice}")
     if as_json:
         click.echo(to_json(found), nl=False)
     else:
@@ -184,24 +216,10 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     metavar="auto|dpp|dpp-sample|obs|omp|wanda|fluctuation|importance|random",
     help="auto: the best of several on rows held out.  [default: auto; dpp where its options are given]",
 )
-@click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear|consumer", help="Of the DPP.")
+@_KERNEL
 @click.option("--swaps", type=int, default=0, show_default=True, metavar="N", help="Swap N neurons for better ones.")
-@click.option(
-    "--beta",
-    type=_Beta(),
-    default="auto",
-    show_default=True,
-    metavar="auto|B",
-    help="Of the rbf kernel; 10 is the papers'.",
-)
-@click.option(
-    "--epsilon",
-    type=float,
-    default=0.01,
-    show_default=True,
-    metavar="E",
-    help="Added to the kernel's diagonal.",
-)
+@_BETA
+@_EPSILON
 @click.option(
     "--refit",
     default="affine",
@@ -232,7 +250,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     metavar="BYTES",
     help="Of one matrix of second moments; wider consumers are refitted by channels.",
 )
-@click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
+@_MAX_ROWS
 @click.option("--report", metavar="FILE.json", help="Write the report there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
@@ -264,8 +282,7 @@ def prune(
     _log(debug)
     if output == "-":
         raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
-    if not calib:
-        raise UsageError("--calib is empty. Name the calibration data.")
+    _check_calib(calib)
     if all(options[name] is None for name in ("keep", "pattern", "apply", *GOALS)):
         raise click.UsageError(
             "Missing option '--keep' (or a '--target-...'; or, for edges, '--pattern').", click.get_current_context()
@@ -296,6 +313,11 @@ def prune(
         click.echo(text, nl=False)
     elif not quiet:
         _show(prune_tables(result.report, None if dry_run else out))
+
+
+def _check_calib(calib: str | None) -> None:
+    if calib == "":
+        raise UsageError("--calib is empty. Name the calibration data.")
 
 
 @contextmanager

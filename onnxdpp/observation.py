@@ -175,6 +175,7 @@ def observe(
     name: str,
     *,
     split: bool = False,
+    between: bool = False,
 ) -> tuple[list[Inputs], list[Inputs] | None]:
     """Moments of each reading, from one pass over the data.
 
@@ -194,6 +195,8 @@ def observe(
         Of the layer, for messages.
     split : bool
         Whether every fifth row is held out.
+    between : bool
+        Whether the second moments between outputs are wanted too.
 
     Returns
     -------
@@ -210,7 +213,7 @@ def observe(
     count = LANES if max(len(reading.weights) for reading in wanted) < WIDE else 1
 
     def accumulators() -> list[Accumulator]:
-        return [Accumulator(part.weights, paired=observer.paired, left=part.left) for part in wanted]
+        return [Accumulator(part.weights, paired=observer.paired, left=part.left, between=between) for part in wanted]
 
     lanes = [(accumulators(), accumulators() if split else None) for _ in range(count)]
     sampling = [Sampling(PER_COLUMN * len(part.weights), batches.rows, options.seed) for part in wanted]

@@ -40,6 +40,7 @@ class Options:
     mask: str | None = None
     memory: int = MEMORY
     swaps: int = 0
+    sensitivity: bool = False
     target_parameters: float | None = None
     target_bytes: int | None = None
     target_macs: float | None = None

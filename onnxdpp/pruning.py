@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
-from onnxdpp.algebra.contest import edge_contest, neuron_contest
+from onnxdpp.algebra.moments import Matrix
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
-from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, expected_size, neuron_beta
+from onnxdpp.algebra.refit import Fit, refit_neurons
 from onnxdpp.errors import DataError
 from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.biases import with_biases
@@ -37,10 +36,13 @@ from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, sliced_constant
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.walking import quoted
+from onnxdpp.judging import Judge, Judgement
 from onnxdpp.observation import Reading, observe, original_weights, readings, side_by_side
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan, Target, plan
 from onnxdpp.report import LayerResult
+from onnxdpp.sensitivity import Sensitivity
+from onnxdpp.solving import Solution, Solver
 
 Progress: TypeAlias = Callable[[str, float], None]
 Indices: TypeAlias = NDArray[np.intp]
@@ -54,6 +56,7 @@ def execute(
     provider: str,
     progress: Progress,
     scratch: Scratch,
+    sensitivity: Sensitivity,
 ) -> tuple[ModelProto, list[LayerResult], list[int]]:
     """Carry out a plan.
 
@@ -69,6 +72,8 @@ def execute(
     progress : callable (text, fraction)
     scratch : Scratch
         Where pruned weights are put instead of into memory; it must outlive the result.
+    sensitivity : Sensitivity
+        Of the original; asked only where the options want it.
 
     Returns
     -------
@@ -84,7 +89,7 @@ def execute(
         targets = [replace(target, k=wanted[target.name].k, keep=wanted[target.name].keep) for target in again]
         todo = replace(todo, targets=tuple(targets))
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
-        run = _Run(base, options, batches, provider, executor, progress, scratch)
+        run = _Run(base, options, batches, provider, executor, progress, scratch, sensitivity)
         outcomes = [run.prune(target) for target in todo.targets]
         if options.refit != "none" and options.unit == "neuron":
             run.refit_behind()
@@ -111,6 +116,7 @@ class _Run:
         executor: Executor,
         progress: Progress,
         scratch: Scratch,
+        sensitivity: Sensitivity,
     ) -> None:
         self.base = base
         self.options = options
@@ -121,6 +127,9 @@ class _Run:
         self._executor = executor
         self._progress = progress
         self._scratch = scratch
+        self._sensitivity = sensitivity
+        self._judge = Judge(base, batches, provider)
+        self._solver = Solver(options, executor)
         self._cut: list[tuple[Layer, Indices]] = []  # layers of which neurons are gone, and those that stay
         self._turn = 0
         self._fitted: dict[int, tuple[int, list[Reading]]] = {}  # node -> when it was refitted last, and on what
@@ -134,41 +143,38 @@ class _Run:
         else:
             reads = [(part, np.arange(part.n // part.block))]
         wanted = readings(self.base, reads, self._alive, self.options.memory)
-        own_size = self.options.keep == "auto" and isinstance(part, Layer) and target.k == part.n
-        judged = self.options.method == "auto" and self.options.refit != "none"
-        auto = judged and (own_size or target.k < part.n) and target.keep is None
-        split = auto or self.options.target_discrepancy is not None
-        observed, held = self._observe(wanted, target.name, split=split)
-        if own_size and isinstance(part, Layer):
-            size = round(expected_size(observed, part.n, replace(self.options.rule, method="dpp")))
-            target = replace(target, k=min(part.n, max(part.least, size)))
-            auto = auto and target.k < part.n
+        layer = part if isinstance(part, Layer) else None
+        own_size = self.options.keep == "auto" and layer is not None and target.k == layer.n
+        choosing = (own_size or target.k < part.n) and target.keep is None
+        contest = choosing and self.options.method == "auto" and self.options.refit != "none"
+        roots = self._sensitivity.roots(wanted) if choosing and layer and self.options.sensitivity else None
+        split = contest or self.options.target_discrepancy is not None
+        observed, held = self._observe(wanted, target.name, split=split, between=roots is not None)
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
-        solve = self._neurons if isinstance(part, Layer) else self._edges
         try:
-            fits, keep, result = (
-                solve(target, observed, seed)
-                if held is None or not auto
-                else self._contest(target, observed, held, seed)
-            )
+            if own_size and layer is not None:
+                target = replace(target, k=self._solver.own_size(layer, observed))
+            if held is not None and contest and target.k < part.n:
+                judge = partial(self._judgement, target, wanted)
+                solution = self._solver.by_contest(target, observed, held, roots, seed, judge)
+            else:
+                solution = self._solver.by_method(target, observed, roots, seed)
         except (ValueError, IndexError, np.linalg.LinAlgError) as error:
             raise DataError(
                 f"Layer {quoted(target.name)} cannot be pruned in float64: {error} "
                 f"Its inputs have {_scale(observed)}. Scale the model, change beta or epsilon, or skip it."
             ) from error
-        if isinstance(part, Layer) and keep is not None and target.k < part.n:
-            self.edits = sliced(self.base, self.edits, part, keep)
-            self.changed |= part.changed
-            self._cut.append((part, keep))
-        self._write(wanted, fits)
-        self.edits = self._scratch.spilled(self.edits)
+        edits, self.changed, self._cut = self._with(target, wanted, solution)
+        self.edits = self._scratch.spilled(edits)
+        self._remember(wanted)
         count = min(inputs.moments.count for inputs in observed)
-        if auto and held is not None and self.options.target_discrepancy is None:
+        if solution.result.contest and held is not None and self.options.target_discrepancy is None:
             count += min(inputs.moments.count for inputs in held)
+        keep = solution.keep
         left = target.k if keep is None else max(len(inputs.kept(keep)) for inputs in observed)
         observed_as = "inputs" if all(reading.places is None for reading in wanted) else "channels"
         seconds = time.perf_counter() - started
-        return replace(result, observed=observed_as, observations=count, seconds=seconds), left
+        return replace(solution.result, observed=observed_as, observations=count, seconds=seconds), left
 
     def refit_behind(self) -> None:
         """Refit once more, in topological order, whatever lies behind something that was refitted no earlier."""
@@ -190,16 +196,16 @@ class _Run:
                 weights = np.zeros_like(reading.weights)
                 weights[reading.left] = fit.weights
                 fits.append(Fit(weights, fit.intercept))
-            self._write(again, fits)
-            self.edits = self._scratch.spilled(self.edits)
+            self.edits = self._scratch.spilled({**self.edits, **self._reweighted(again, fits, self._cut)})
+            self._remember(again)
 
     def _observe(
-        self, wanted: Sequence[Reading], name: str, *, split: bool = False
+        self, wanted: Sequence[Reading], name: str, *, split: bool = False, between: bool = False
     ) -> tuple[list[Inputs], list[Inputs] | None]:
         now = Graph(apply(self.base, self.edits, self.changed), self.base.folder)
         return observe(
             self.base, now, wanted, self._batches, self._provider, self.options, self._executor,
-            partial(self._progress, name), name, split=split,
+            partial(self._progress, name), name, split=split, between=between,
         )  # fmt: skip
 
     def _alive(self, projection: Projection) -> Indices:
@@ -220,88 +226,42 @@ class _Run:
                 return np.flatnonzero(np.isin(reading.neurons, keep) | (reading.neurons < 0))
         return np.arange(len(reading.neurons))
 
-    def _neurons(
-        self, target: Target, observed: Sequence[Inputs], seed: SeedSequence
-    ) -> tuple[list[Fit], Indices | None, LayerResult]:
-        layer, options = target.part, self.options
-        assert isinstance(layer, Layer)
-        beta = neuron_beta(observed, layer.n, options.rule)
-        sections = layer.sections if layer.least > 1 else None
-        if target.keep is None:
-            keep = choose_neurons(observed, layer.n, target.k, options.rule, beta, seed, sections)
-        else:
-            keep = np.array(target.keep, np.intp)
-        kept = [part.kept(keep) for part in observed]
-        fits = [refit_neurons(part.moments, inputs, options.refit) for part, inputs in zip(observed, kept, strict=True)]
-        before = relative_loss(
-            (part.moments, cut(part.moments, inputs)) for part, inputs in zip(observed, kept, strict=True)
-        )
-        after = relative_loss((part.moments, fit) for part, fit in zip(observed, fits, strict=True))
-        return fits, keep, _result(target, options, beta, keep, before, after)
+    def _judgement(self, target: Target, wanted: Sequence[Reading], solution: Solution) -> Judgement | None:
+        """How far the model would be from the original with such a solution, and what follows as it was."""
+        edits, changed = self._with(target, wanted, solution)[:2]
+        return self._judge.judge(apply(self.base, edits, changed))
 
-    def _edges(
-        self, target: Target, observed: Sequence[Inputs], seed: SeedSequence
-    ) -> tuple[list[Fit], Indices | None, LayerResult]:
-        options, executor = self.options, self._executor
-        seeds = [seed] if len(observed) == 1 else seed.spawn(len(observed))
-        fits, bare, betas = [], [], []
-        for part, own in zip(observed, seeds, strict=True):
-            beta = edge_beta(part.moments, options.rule)
-            kept = choose_edges(part.moments, target.k, options.rule, beta, own, executor)
-            fits.append(refit_edges(part.moments, kept, options.refit, executor))
-            bare.append(refit_edges(part.moments, kept, "none", executor))
-            betas.append(beta)
-        before = relative_loss((part.moments, fit) for part, fit in zip(observed, bare, strict=True))
-        after = relative_loss((part.moments, fit) for part, fit in zip(observed, fits, strict=True))
-        return fits, None, _result(target, options, betas[0], None, before, after)
+    def _with(
+        self, target: Target, wanted: Sequence[Reading], solution: Solution
+    ) -> tuple[Edits, frozenset[str], list[tuple[Layer, Indices]]]:
+        """The edits so far and those of a solution, which values change shape, and what is cut."""
+        edits, changed, gone = self.edits, self.changed, self._cut
+        part = target.part
+        if isinstance(part, Layer) and solution.keep is not None and len(solution.keep) < part.n:
+            edits = sliced(self.base, edits, part, solution.keep)
+            changed |= part.changed
+            gone = [*gone, (part, solution.keep)]
+        return {**edits, **self._reweighted(wanted, solution.fits, gone)}, changed, gone
 
-    def _contest(
-        self, target: Target, fit: Sequence[Inputs], held: Sequence[Inputs], seed: SeedSequence
-    ) -> tuple[list[Fit], Indices | None, LayerResult]:
-        """Let all candidates choose and refit on some rows, and take the best on others."""
-        part, rule = target.part, self.options.rule
-        if isinstance(part, Layer):
-            sections = part.sections if part.least > 1 else None
-            entries = neuron_contest(fit, held, part.n, target.k, rule, seed, sections)
-        else:
-            entries = edge_contest(fit, held, target.k, rule, seed, self._executor)
-        best = entries[0]
-        keep = best.keep if isinstance(best.keep, np.ndarray) else None
-        if self.options.target_discrepancy is None:
-            # The choice is made: now all rows may say what the weights shall be.
-            pairs = zip(fit, held, strict=True)
-            fit = [replace(part, moments=part.moments.merged(other.moments)) for part, other in pairs]
-        if keep is not None:
-            kept = [part.kept(keep) for part in fit]
-            bare = [cut(part.moments, inputs) for part, inputs in zip(fit, kept, strict=True)]
-            fits = [
-                refit_neurons(part.moments, inputs, rule.form, best.strength)
-                for part, inputs in zip(fit, kept, strict=True)
-            ]
-        else:
-            edges = list(zip(fit, best.keep, strict=True))
-            bare = [refit_edges(part.moments, inputs, "none", self._executor) for part, inputs in edges]
-            fits = [
-                refit_edges(part.moments, inputs, rule.form, self._executor, best.strength) for part, inputs in edges
-            ]
-        before = relative_loss((part.moments, found) for part, found in zip(fit, bare, strict=True))
-        after = relative_loss((part.moments, found) for part, found in zip(fit, fits, strict=True))
-        result = _result(target, self.options, best.beta, keep, before, after)
-        contest = [
-            {"method": entry.method, "kernel": entry.kernel, "ridge": entry.strength, "loss": entry.loss}
-            for entry in entries
-        ]
-        kernel = best.kernel if best.method == "dpp" else None
-        result = replace(result, method=best.method, kernel=kernel, contest=contest, loss_held_out=best.loss)
-        return fits, keep, result
-
-    def _write(self, wanted: Sequence[Reading], fits: Sequence[Fit]) -> None:
-        """The edits so far and those for a layer."""
-        if self.options.refit == "none" and self.options.unit == "neuron":
+    def _remember(self, wanted: Sequence[Reading]) -> None:
+        """When the projections of some readings were refitted last, and on what."""
+        if not self._refits:
             return
         self._turn += 1
         bundles: dict[int, list[Reading]] = {}
-        whole: dict[int, tuple[Projection, NDArray[np.float64], NDArray[np.float64] | None]] = {}
+        for reading in wanted:
+            for projection, _ in reading.parts:
+                # Without their weights, which would pile up in memory.
+                bundles.setdefault(projection.node, []).append(replace(reading, weights=np.empty((0, 0))))
+        self._fitted.update({node: (self._turn, bundle) for node, bundle in bundles.items()})
+
+    def _reweighted(
+        self, wanted: Sequence[Reading], fits: Sequence[Fit], gone: Sequence[tuple[Layer, Indices]]
+    ) -> Edits:
+        """The edits that write fits."""
+        if not self._refits:
+            return {}
+        whole: dict[int, tuple[Projection, Matrix, Matrix | None]] = {}
         for reading, fit in zip(wanted, fits, strict=True):
             for projection, outputs, weights, intercept in reading.fitted(self.base, fit):
                 matrix = original_weights(self.base, projection)
@@ -310,44 +270,19 @@ class _Run:
                 matrix[:, outputs] = weights
                 if bias is not None and intercept is not None:
                     bias[outputs] = intercept
-                # Without their weights, which would pile up in memory.
-                bundles.setdefault(projection.node, []).append(replace(reading, weights=np.empty((0, 0))))
-        self._fitted.update({node: (self._turn, bundle) for node, bundle in bundles.items()})
-        for projection, matrix, bias in whole.values():
-            for use, array in reweighted(self.base, projection, matrix, bias).items():
-                self.edits[use] = sliced_constant(use, array, self._cut)
+        return {
+            use: sliced_constant(use, array, gone)
+            for projection, matrix, bias in whole.values()
+            for use, array in reweighted(self.base, projection, matrix, bias).items()
+        }
+
+    @property
+    def _refits(self) -> bool:
+        """Whether weights are written at all: of neurons that are only cut, none are."""
+        return self.options.refit != "none" or self.options.unit == "edge"
 
 
 def _scale(observed: Iterable[Inputs]) -> str:
     """The range of the inputs' root mean squares, in words."""
     powers = np.concatenate([np.diagonal(part.moments.gram) for part in observed])
     return f"root mean squares from {np.sqrt(powers.min()):.3g} to {np.sqrt(powers.max()):.3g}"
-
-
-def _result(
-    target: Target,
-    options: Options,
-    beta: float | None,
-    keep: Indices | None,
-    before: float | None,
-    after: float | None,
-) -> LayerResult:
-    return LayerResult(
-        name=target.name,
-        members=list(target.part.members) if isinstance(target.part, Layer) else [target.name],
-        unit=options.unit,
-        width=target.part.n,
-        kept=target.k,
-        keep=None if keep is None else keep.tolist(),
-        method=options.rule.method,
-        kernel=options.kernel if options.rule.uses_kernel else None,
-        beta=beta,
-        refit=options.refit,
-        loss_before_refit=before,
-        loss=after,
-        loss_held_out=None,
-        contest=None,
-        observed="inputs",
-        observations=0,
-        seconds=0.0,
-    )

@@ -134,6 +134,8 @@ class FoundLayer:
         Names of the producers and of the consumers (unit neuron).
     verdict : dict or None
         What the two tests found, where they were made.
+    expected_size : float or None
+        How many neurons a draw from the layer's own DPP has on average, where it was computed.
     """
 
     name: str
@@ -144,6 +146,7 @@ class FoundLayer:
     producers: list[str] = field(default_factory=list)
     consumers: list[str] = field(default_factory=list)
     verdict: dict[str, Any] | None = None
+    expected_size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ class Inspection:
     producer: str
     layers: list[FoundLayer]
     refusals: list[tuple[str, str, str]]
+    notices: list[str]
     versions: dict[str, str]
 
     def as_dict(self) -> dict[str, Any]:
@@ -166,6 +170,7 @@ class Inspection:
             "producer": self.producer,
             "layers": [asdict(layer) for layer in self.layers],
             "refusals": [{"name": name, "unit": unit, "reason": reason} for name, unit, reason in self.refusals],
+            "notices": self.notices,
             "versions": self.versions,
         }
 

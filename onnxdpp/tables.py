@@ -78,10 +78,13 @@ def inspection_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         if layers:
             judged = any(layer["verdict"] for layer in layers)
             shared = any(len(layer["producers"]) > 1 for layer in layers)
-            columns = [width, outputs] + ["producers"] * shared + ["permuted", "cut", "verdict"] * judged
+            sized = any(layer["expected_size"] is not None for layer in layers)
+            columns = [width, outputs] + ["producers"] * shared + ["DPP's own size"] * sized
+            columns += ["permuted", "cut", "verdict"] * judged
             table = _table(title, *columns)
             for layer in layers:
                 row = [f"{layer['width']:,}", f"{layer['outputs']:,}"] + [f"{len(layer['producers'])}"] * shared
+                row += [_tenths(layer["expected_size"])] * sized
                 table.add_row(_safe(layer["name"]), *row, *(_verdict(layer["verdict"]) if judged else ()))
             yield table
         refusals = [(entry["name"], entry["reason"]) for entry in found["refusals"] if entry["unit"] == unit]
@@ -134,6 +137,10 @@ def _pair(before: int | None, after: int | None) -> tuple[str, str, str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _tenths(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.1f}"
 
 
 def _safe(name: str, limit: int = 120) -> str:

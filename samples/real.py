@@ -23,7 +23,6 @@ import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +40,7 @@ import onnx
 import onnxruntime as ort
 from machine import processor
 from onnx import ModelProto, numpy_helper
+from onnxsim_peer import COUNTING_ROWS, CRITERIA, NORMS, Peer, around
 
 import onnxdpp
 from onnxdpp.evaluation import macs_per_row, parameters
@@ -54,19 +54,7 @@ READY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 BATCH = 500
 SMALL = 2**26  # bytes of moments: layers that need more are also pruned by channels
-COUNTING_ROWS = 8
-STEPS = 200  # keeps that a search looks at
 MODES = ("structured", "structured+finetune", "structured+seqft", "structured+blockft")
-CRITERIA = ("wanda", "norm")  # rank by weights times activations, or by weights alone; each finds layers of its own
-NORMS = ("l2", "l1")
-# The script ranks by norm with a port that declines layers which the original function takes: put that in its place.
-CALL = """
-import runpy, sys
-import onnxsim
-onnxsim.apply_structured_pruning_cpp = onnxsim.apply_structured_pruning
-del sys.argv[0]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 METHODS: dict[str, tuple[dict[str, Any], bool]] = {  # options; whether the seed matters
     "auto": ({"method": "auto"}, False),
     "dpp": ({"method": "dpp"}, False),
@@ -148,7 +136,11 @@ class Case:
 
     def accuracy(self, model: ModelProto) -> float:
         """Fraction of test images that a model names rightly."""
-        return float((answers(model, self.input, self.test).argmax(-1) == self.images.labels).mean())
+        return float(self.right(model).mean())
+
+    def right(self, model: ModelProto) -> np.ndarray:
+        """Which test images it names rightly."""
+        return answers(model, self.input, self.test).argmax(-1) == self.images.labels
 
     def size(self, model: ModelProto) -> tuple[int, int]:
         """Parameters and MACs per row."""
@@ -239,106 +231,39 @@ def our_count(case: Case, keep: float) -> int:
     return int(result.report["model"]["after"]["parameters"])
 
 
-def around(count: Callable[[float], int], target: int, start: float) -> tuple[float | None, float | None]:
-    """Keeps whose counts are next to `target`: from below and from above; both the same where one meets it."""
-    if count(start) == target:
-        return start, start
-    low, high = 0, STEPS  # counts are at most `target` up to low, and above it from high on
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(middle / STEPS) <= target else (low, middle)
-    below, above = low / STEPS if low else None, high / STEPS if high < STEPS else None
-    return (below, below) if below is not None and count(below) == target else (below, above)
+def all_modes(peer: Peer, case: Case, criterion: str, keep: float) -> dict[str, Pruned | str]:
+    """Every mode of onnxsim: the better of both norms by test accuracy, or why there is none.
 
-
-class Peer:
-    """onnxsim, run through its script in an environment of its own."""
-
-    def __init__(self, script: Path, python: str, limit: float, folder: Path) -> None:
-        self.script = script
-        self.python = python
-        self.limit = limit
-        self.folder = folder
-        self.stem = ""  # of the files of the present case
-        self.hopeless: set[str] = set()  # modes that ran out of time on it
-
-    def version(self) -> str:
-        """Of onnxsim."""
-        code = "import importlib.metadata as m; print(m.version('onnxsim'))"
-        return subprocess.run([self.python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
-
-    def give(self, case: Case) -> None:
-        """Write the files that the following runs read."""
-        self.hopeless.clear()
-        self.stem = f"{case.name.replace('/', '-')}-{case.rows}"
-        onnx.save(case.dense, self.folder / f"{self.stem}.onnx")
-        np.savez(self.folder / f"{self.stem}.npz", **{case.input: case.calib})
-
-    def prune(self, keep: float, mode: str, criterion: str, norm: str, *extra: str) -> ModelProto | str:
-        """The model, or why there is none."""
-        out = self.folder / f"{self.stem}-{keep:g}-{mode}-{criterion}-{norm}{'-few' if extra else ''}.onnx"
-        reason = out.with_suffix(".txt")
-        if not out.exists() and not reason.exists():
-            options = {"--keep": f"{keep:g}", "--mode": mode, "--norm": norm, "-o": str(out)}
-            options["--calib"] = str(self.folder / f"{self.stem}.npz")
-            options["--criterion"] = "l2" if criterion == "norm" else criterion
-            said = self.run(*(word for option in options.items() for word in option), *extra)
-            if said is not None:
-                reason.write_text(said, encoding="utf-8")
-        return onnx.load(out) if out.exists() else reason.read_text(encoding="utf-8")
-
-    def run(self, *options: str) -> str | None:
-        """Run the script on the present case; return why it failed, if it did."""
-        command = [self.python, "-c", CALL, str(self.script), str(self.folder / f"{self.stem}.onnx"), *options]
-        try:
-            done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=self.limit)
-        except subprocess.TimeoutExpired:
-            return f"over {self.limit:g} s"
-        if done.returncode:
-            return next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "failed")[:120]
-        return None
-
-    def count(self, criterion: str, keep: float) -> int:
-        """How many parameters stay at a keep."""
-        keep = min(max(keep, 1 / STEPS), 1 - 1 / STEPS)
-        model = self.prune(keep, "structured", criterion, NORMS[0], "--samples", str(COUNTING_ROWS))
-        if isinstance(model, str):
-            sys.exit(f"onnxsim cannot be counted: {model}")
-        return parameters(model)[0]
-
-    def all_modes(self, case: Case, criterion: str, keep: float) -> dict[str, Pruned | str]:
-        """By mode: the better of both norms by test accuracy, or why there is none.
-
-        The Adam mode, which takes minutes, gets the norm that the others did best with.
-        """
-        expected = self.count(criterion, keep)
-        found: dict[str, Pruned | str] = {}
-        merit = dict.fromkeys(NORMS, 0.0)
-        for mode in MODES:
-            if mode in self.hopeless:
-                found[mode] = f"over {self.limit:g} s"
+    The Adam mode, which takes minutes, gets the norm that the others did best with.
+    """
+    expected = peer.count(criterion, keep)
+    found: dict[str, Pruned | str] = {}
+    merit = dict.fromkeys(NORMS, 0.0)
+    for mode in MODES:
+        if mode in peer.hopeless:
+            found[mode] = f"over {peer.limit:g} s"
+            continue
+        for norm in [max(NORMS, key=merit.__getitem__)] if mode == MODES[-1] else NORMS:
+            began = time.perf_counter()
+            made = peer.prune_structured(keep, mode, criterion, norm)
+            how = f"{mode.removeprefix('structured').lstrip('+') or 'no refit'}, {criterion}-{norm}"
+            where = f"{case.name}: onnxsim keep {keep:g}, {how}"
+            if not isinstance(made, str) and parameters(made.model)[0] > 1.01 * expected:
+                made = "prunes less"
+            if isinstance(made, str):
+                found.setdefault(mode, made)
+                note(f"{where}: {made}")
+                if made.startswith("over"):
+                    peer.hopeless.add(mode)
+                    break
                 continue
-            for norm in [max(NORMS, key=merit.__getitem__)] if mode == MODES[-1] else NORMS:
-                began = time.perf_counter()
-                model = self.prune(keep, mode, criterion, norm)
-                how = f"{mode.removeprefix('structured').lstrip('+') or 'no refit'}, {criterion}-{norm}"
-                where = f"{case.name}: onnxsim keep {keep:g}, {how}"
-                if not isinstance(model, str) and parameters(model)[0] > 1.01 * expected:
-                    model = "prunes less"
-                if isinstance(model, str):
-                    found.setdefault(mode, model)
-                    note(f"{where}: {model}")
-                    if model.startswith("over"):
-                        self.hopeless.add(mode)
-                        break
-                    continue
-                pruned = Pruned(model, case.accuracy(model), *case.size(model), how=how)
-                note(f"{where}: {percent(pruned.accuracy)} in {time.perf_counter() - began:.0f} s")
-                merit[norm] = max(merit[norm], pruned.accuracy)
-                best = found.get(mode)
-                if not isinstance(best, Pruned) or best.accuracy < pruned.accuracy:
-                    found[mode] = pruned
-        return found
+            pruned = Pruned(made.model, case.accuracy(made.model), *case.size(made.model), how=how)
+            note(f"{where}: {percent(pruned.accuracy)} in {time.perf_counter() - began:.0f} s")
+            merit[norm] = max(merit[norm], pruned.accuracy)
+            best = found.get(mode)
+            if not isinstance(best, Pruned) or best.accuracy < pruned.accuracy:
+                found[mode] = pruned
+    return found
 
 
 @dataclass
@@ -401,7 +326,7 @@ def beside(outcome: Outcome, keep: float, peer: Peer, criterion: str) -> None:
         if part is not None:
             places.append((criterion, part))
     for part in sorted({keep, below, above} - {None}):
-        outcome.peer[criterion, part] = peer.all_modes(case, criterion, part)
+        outcome.peer[criterion, part] = all_modes(peer, case, criterion, part)
     known = {best_of(outcome.peer[place]).parameters: place for place in outcome.at_peers_counts}
     if half in known:
         outcome.at_peers_counts[criterion, keep] = outcome.at_peers_counts[known[half]]
@@ -642,9 +567,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         peer = None
         if arguments.peer:
-            place = (arguments.peer_folder or Path(folder)).absolute()
-            place.mkdir(parents=True, exist_ok=True)
-            peer = Peer(arguments.peer.absolute(), arguments.peer_python, arguments.peer_limit, place)
+            place = arguments.peer_folder or Path(folder)
+            peer = Peer(arguments.peer, arguments.peer_python, arguments.peer_limit, place)
         peer_version = peer.version() if peer else None
         text = ""
         for row in rows:

@@ -474,6 +474,7 @@ def test_inspect_json(onnxdpp: Run, model: Path) -> None:
         "producers": ["fc1"],
         "consumers": ["fc2"],
         "verdict": None,
+        "expected_size": None,
     }
     assert found["refusals"] == [{"name": "fc3", "unit": "neuron", "reason": "its value 'y' is a graph output"}]
 

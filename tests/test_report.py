@@ -42,6 +42,7 @@ FOUND = Inspection(
     producer="a tool",
     layers=[FoundLayer("fc1", "Gemm", "neuron", 3, 2, ["fc1"], ["fc2"]), FoundLayer("fc1", "Gemm", "edge", 8, 3)],
     refusals=[("fc2", "neuron", "because")],
+    notices=["something"],
     versions={},
 ).as_dict()
 
@@ -227,6 +228,14 @@ def test_table_escapes_what_a_terminal_would_obey(name: str) -> None:
     assert all(character.isprintable() or character == "\n" for character in text)
     visible = name if name.isprintable() else name.encode("unicode_escape", "surrogatepass").decode()
     assert text.count(visible) == 4
+
+
+def test_table_of_findings_has_sizes_only_where_there_are_any() -> None:
+    assert "size" not in shown(FOUND)
+    data = changed(FOUND, ("layers", 0, "expected_size"), 12345.67)
+    data["layers"].insert(1, {**FOUND["layers"][0], "name": "fc9"})
+    assert row(shown(data), "fc1") == ["fc1", "3", "2", "12,345.7"]
+    assert row(shown(data), "fc9") == ["fc9", "3", "2", "-"]
 
 
 def test_table_of_findings_escapes_names() -> None:

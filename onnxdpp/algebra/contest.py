@@ -22,10 +22,15 @@ from onnxdpp.algebra.selection import Rule, choose_edges, choose_neurons, edge_b
 Indices = NDArray[np.intp]
 
 NEURONS = (("dpp", "rbf"), ("obs", "rbf"), ("omp", "rbf"), ("importance", "rbf"))
+PLAIN = (("obs", "rbf"),)
+"""Candidates that join in with all errors of the consumers counting the same, where those of the others do not."""
 EDGES = (("dpp", "linear"), ("obs", "rbf"), ("fluctuation", "rbf"), ("importance", "rbf"))
 SWAPS = 100
 """How many pairs of neurons a candidate may swap."""
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
+FINALISTS = 3
+CLOSE = 1.1
+"""Of the best loss: choices no further from it are told apart by the model's outputs."""
 WIDEST = 6000
 """Inputs from which on least-error selection (n³ flops, bound by memory) is left out."""
 
@@ -46,6 +51,8 @@ class Entry:
     keep : integer array
         Neurons, sorted; or for edges the inputs that each output keeps, one array for each value that is read.
     fits : list of Fit
+    weighted : bool
+        Whether errors of the consumers counted by what the model's outputs feel of them.
     """
 
     method: str
@@ -55,6 +62,7 @@ class Entry:
     loss: float | None
     keep: Indices | list[Indices]
     fits: list[Fit]
+    weighted: bool = False
 
 
 def neuron_contest(
@@ -65,6 +73,7 @@ def neuron_contest(
     rule: Rule,
     seed: SeedSequence,
     sections: Indices | None,
+    plain: Sequence[Inputs] | None = None,
 ) -> list[Entry]:
     """All candidates for a layer of n neurons of which k stay, the best one first.
 
@@ -77,21 +86,27 @@ def neuron_contest(
         What else is asked for: beta, epsilon, the form of the refit.
     seed : SeedSequence
     sections : (n,) integer array or None
+    plain : sequence of Inputs, optional
+        The rows to fit, where `fit` and `held` weigh errors (`Inputs.through`).
     """
     wide = max(len(part.neurons) for part in fit) > WIDEST
     entries = []
-    for method, kernel in NEURONS:
+    candidates = [(*candidate, fit) for candidate in NEURONS]
+    if plain is not None:
+        candidates += [(*candidate, plain) for candidate in PLAIN]
+    for method, kernel, shown in candidates:
         if wide and method in ("obs", "omp"):
             continue
         own = replace(rule, method=method, kernel=kernel, swaps=0 if wide else SWAPS)
-        beta = neuron_beta(fit, n, own)
-        keep = choose_neurons(fit, n, k, own, beta, seed, sections)
+        beta = neuron_beta(shown, n, own)
+        keep = choose_neurons(shown, n, k, own, beta, seed, sections)
         best: Entry | None = None
         for strength in _ridges(fit[0].moments, k, rule):
             fits = [refit_neurons(part.moments, part.kept(keep), rule.form, strength) for part in fit]
             loss = relative_loss((part.moments, found) for part, found in zip(held, fits, strict=True))
             if best is None or _order(loss) < _order(best.loss):
-                best = Entry(method, kernel, beta, strength, loss, keep, fits)
+                weighted = plain is not None and shown is fit
+                best = Entry(method, kernel, beta, strength, loss, keep, fits, weighted)
         assert best is not None
         entries.append(best)
     return sorted(entries, key=lambda entry: _order(entry.loss))
@@ -120,6 +135,21 @@ def edge_contest(
         loss = relative_loss((part.moments, found) for part, found in zip(held, fits, strict=True))
         entries.append(Entry(method, kernel, betas[0], strength, loss, kept, fits))
     return sorted(entries, key=lambda entry: _order(entry.loss))
+
+
+def finalists(entries: Sequence[Entry]) -> list[Entry]:
+    """The best entries, if there are several that chose something else and whose losses are close."""
+    found: list[Entry] = []
+    for entry in entries:
+        other = all(_other(entry, before) for before in found)
+        if other and (not found or _order(entry.loss) <= CLOSE * _order(found[0].loss)):
+            found.append(entry)
+    return found[:FINALISTS]
+
+
+def _other(entry: Entry, before: Entry) -> bool:
+    mine, theirs = (part.keep if isinstance(part.keep, list) else [part.keep] for part in (entry, before))
+    return not all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 def _ridges(moments: Moments, k: int, rule: Rule) -> list[float]:

@@ -38,6 +38,8 @@ class Accumulator:
         Whether the rows of the original differ from those of the model as pruned so far.
     left : (k,) integer array, optional
         The inputs that are left in the model as pruned so far, where some are gone; only when paired.
+    between : bool
+        Whether the second moments between outputs are wanted too.
 
     Attributes
     ----------
@@ -46,10 +48,13 @@ class Accumulator:
 
     Notes
     -----
-    Cost per row: n² flops (the symmetric half of XᵀX), and 4 n m more when paired. Memory: n² + n m float64.
+    Cost per row: n² flops (the symmetric half of XᵀX), and 4 n m more when paired, and m² more with those between
+    outputs. Memory: n² + n m (+ m²) float64.
     """
 
-    def __init__(self, weights: Matrix, *, paired: bool, left: NDArray[np.intp] | None = None) -> None:
+    def __init__(
+        self, weights: Matrix, *, paired: bool, left: NDArray[np.intp] | None = None, between: bool = False
+    ) -> None:
         m = weights.shape[1]
         self._weights = weights
         self._left = weights if left is None else weights[left]
@@ -64,6 +69,8 @@ class Accumulator:
         self._sum_y = np.zeros(m)
         self._cross = np.zeros((n, m) if paired else (0, 0))
         self._power_y = np.zeros(m)
+        self._between = between
+        self._products_y = np.zeros((m, m) if between and paired else (0, 0), order="F")
 
     @_letting_overflow
     def update(self, x: NDArray[np.floating], original: NDArray[np.floating] | None = None) -> None:
@@ -101,6 +108,8 @@ class Accumulator:
                 self._cross += rows.T @ y
                 self._sum_y += y.sum(0)
                 self._power_y += np.einsum("ij,ij->j", y, y)
+                if self._between:
+                    self._products_y = dsyrk(1.0, y.T, beta=1.0, c=self._products_y, overwrite_c=1)
 
     @_letting_overflow
     def merge(self, other: Accumulator) -> None:
@@ -113,6 +122,7 @@ class Accumulator:
         self._cross += other._cross
         self._sum_y += other._sum_y
         self._power_y += other._power_y
+        self._products_y += other._products_y
 
     @_letting_overflow
     def moments(self) -> Moments:
@@ -120,9 +130,7 @@ class Accumulator:
         if self.count == 0:
             raise ValueError("no rows were added")
         self._sum()
-        gram = np.triu(self._squares, 1).T  # dsyrk leaves the other triangle zero
-        gram += self._squares
-        gram /= self.count
+        gram = _whole(self._squares) / self.count
         mean_x = self._sum_x / self.count
         if self._paired:
             cross, mean_y, power_y = (part / self.count for part in (self._cross, self._sum_y, self._power_y))
@@ -130,7 +138,17 @@ class Accumulator:
             cross = gram @ self._weights
             mean_y = mean_x @ self._weights
             power_y = np.einsum("ij,ij->j", self._weights, cross)
-        return Moments(self.count, self._left, gram, mean_x, cross, mean_y, power_y)
+        square_y = None
+        if self._between:
+            square_y = _whole(self._products_y) / self.count if self._paired else self._weights.T @ cross
+        return Moments(self.count, self._left, gram, mean_x, cross, mean_y, power_y, square_y)
+
+
+def _whole(triangle: Matrix) -> Matrix:
+    """A symmetric matrix, from its upper triangle and zeros."""
+    whole: Matrix = np.triu(triangle, 1).T
+    whole += triangle
+    return whole
 
 
 @dataclass(frozen=True)
@@ -150,6 +168,8 @@ class Moments:
         C = E[x yᵀ].
     mean_y, power_y : (m,) float64 arrays
         E[y] and E[y²].
+    square_y : (m, m) float64 array or None
+        E[y yᵀ], where it was wanted.
     """
 
     count: int
@@ -159,6 +179,27 @@ class Moments:
     cross: Matrix
     mean_y: Matrix
     power_y: Matrix
+    square_y: Matrix | None = None
+
+    def through(self, root: Matrix) -> Moments:
+        """The moments of the same inputs and of the outputs y·root, where `square_y` is known.
+
+        Parameters
+        ----------
+        root : (m, q) float64 array
+            With ``root rootᵀ = M``, squared errors of the new outputs sum up to ``eᵀ M e`` of the old ones.
+        """
+        if self.square_y is None:
+            raise ValueError("the second moments between outputs were not wanted")
+        return Moments(
+            self.count,
+            self.weights @ root,
+            self.gram,
+            self.mean_x,
+            self.cross @ root,
+            self.mean_y @ root,
+            np.maximum(np.einsum("ij,ij->j", root, self.square_y @ root), 0),
+        )
 
     def merged(self, other: Moments) -> Moments:
         """The moments of the rows of both, of the same inputs and outputs."""
@@ -175,12 +216,13 @@ class Moments:
             mean(self.cross, other.cross),
             mean(self.mean_y, other.mean_y),
             mean(self.power_y, other.power_y),
+            None if self.square_y is None or other.square_y is None else mean(self.square_y, other.square_y),
         )
 
     @property
     def is_finite(self) -> bool:
         """Whether float64 could hold the squares of the rows."""
-        parts = (self.gram, self.cross, self.power_y)
+        parts = (self.gram, self.cross, self.power_y, *([] if self.square_y is None else [self.square_y]))
         return all(bool(np.isfinite(part).all()) for part in parts)
 
     @cached_property

