@@ -203,7 +203,7 @@ def prune(
     batches = open_batches(calib, inputs, batch_size=batch_size, max_rows=max_rows, seed=seed)
     if mask is not None and mask not in (known := [spec.name for spec in inputs]):
         raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
-    felt = Sensitivity(graph, batches, where)
+    felt = Sensitivity(graph, batches, where, mask)
     if options.has_goal:
         todo = allocate(graph, todo, options, batches, where, progress, felt)
     pruned, results, left = execute(graph, todo, options, batches, where, progress, scratch, felt)

@@ -14,10 +14,12 @@ from onnx import ModelProto
 from scipy.special import log_softmax
 
 from onnxdpp.algebra.moments import Matrix
+from onnxdpp.errors import OnnxdppError
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.samples import picked, stacked
+from onnxdpp.graph.taps import covers
 
 ROWS = 2048
 BATCH = 256
@@ -49,16 +51,29 @@ class Judge:
         The original.
     batches : Batches
     provider : {"cpu", "cuda"}
+    mask : str, optional
+        An input whose zeros mark padding: outputs there are not looked at.
     """
 
-    def __init__(self, graph: Graph, batches: Batches, provider: str) -> None:
+    def __init__(self, graph: Graph, batches: Batches, provider: str, mask: str | None = None) -> None:
         self._graph = graph
         self._batches = batches
         self._provider = provider
+        self._mask = mask
 
     def judge(self, model: ModelProto) -> Judgement | None:
         """A model with the same outputs; None where there is nothing to compare."""
-        before, after = self._original, self._outputs(model)
+        before = self._original
+        if before is None:
+            return None
+        try:
+            after = self._outputs(model)
+        except OnnxdppError:
+            return Judgement(np.inf, None)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._compared(before, after)
+
+    def _compared(self, before: Sequence[Matrix], after: Sequence[Matrix]) -> Judgement | None:
         squares, wholes, divergences = np.zeros(len(before)), np.zeros(len(before)), []
         for number, (old, new) in enumerate(zip(before, after, strict=True)):
             sound = np.isfinite(old)
@@ -69,14 +84,18 @@ class Judge:
             if old.ndim == 2 and old.shape[1] > 1 and sound.all():
                 divergences.append(_divergence(old, new))
         used = wholes > 0
-        if not used.any():
+        if not used.any() or not np.isfinite(wholes).all():
             return None
         worst = float(np.sqrt(squares[used] / wholes[used]).max())
         return Judgement(worst, float(np.sum(divergences)) if divergences else None)
 
     @cached_property
-    def _original(self) -> list[Matrix]:
-        return self._outputs(self._graph.model)
+    def _original(self) -> list[Matrix] | None:
+        """The answers of the original; None where it fails, which the verification of the whole will say."""
+        try:
+            return self._outputs(self._graph.model)
+        except OnnxdppError:
+            return None
 
     @cached_property
     def _rows(self) -> list[Batch]:
@@ -100,6 +119,10 @@ class Judge:
         return [_joined(parts) for parts in found if parts]
 
     def _held_out(self, output: Array, batch: Batch) -> Array:
+        mask = None if self._mask is None else batch.feeds[self._mask]
+        if mask is not None and covers(mask, output):
+            rows: Array = output[mask != 0]
+            return rows
         if not self._batches.fixed or not output.ndim or batch.rows == 1:
             return output
         return output[rows_held_out(np.arange(len(output)), len(output), batch)]

@@ -128,7 +128,7 @@ class _Run:
         self._progress = progress
         self._scratch = scratch
         self._sensitivity = sensitivity
-        self._judge = Judge(base, batches, provider)
+        self._judge = Judge(base, batches, provider, options.mask)
         self._solver = Solver(options, executor)
         self._cut: list[tuple[Layer, Indices]] = []  # layers of which neurons are gone, and those that stay
         self._turn = 0

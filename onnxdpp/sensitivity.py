@@ -23,6 +23,7 @@ from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.projections import Projection, weighted_nodes
 from onnxdpp.graph.samples import picked, stacked
+from onnxdpp.graph.taps import covers
 from onnxdpp.observation import Reading
 
 ROWS = 64
@@ -44,12 +45,15 @@ class Sensitivity:
         The original.
     batches : Batches
     provider : {"cpu", "cuda"}
+    mask : str, optional
+        An input whose zeros mark padding: what lies there is neither moved nor looked at.
     """
 
-    def __init__(self, graph: Graph, batches: Batches, provider: str) -> None:
+    def __init__(self, graph: Graph, batches: Batches, provider: str, mask: str | None = None) -> None:
         self._graph = graph
         self._batches = batches
         self._provider = provider
+        self._mask = mask
         self._nodes = {name: index for index, name in weighted_nodes(graph).items()}
         self._known: dict[str, Matrix | None] = {}
 
@@ -93,9 +97,16 @@ class Sensitivity:
         if rows < LEAST_ROWS or not outputs or not self._graph.random_values.isdisjoint((value, *behind.reads)):
             return None
         front = behind.front(self._graph, self._provider)
-        seen = [behind.values(front, batch) for batch in self._sample(rows)]
-        back = behind.back(self._graph, seen[0], outputs, self._provider)
-        return _felt([_Moved(back, value, values, projection.axis) for values in seen])
+        seen = [(behind.values(front, batch), batch) for batch in self._sample(rows)]
+        back = behind.back(self._graph, seen[0][0], outputs, self._provider)
+        masks = [None if self._mask is None else batch.feeds[self._mask] for _, batch in seen]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _felt(
+                [
+                    _Moved(back, value, values, projection.axis, mask)
+                    for (values, _), mask in zip(seen, masks, strict=True)
+                ]
+            )
 
     @cached_property
     def _rows(self) -> list[Batch]:
@@ -116,16 +127,22 @@ class Sensitivity:
 class _Moved:
     """The outputs of the part behind a projection, for some rows, as they are and when its outputs are moved."""
 
-    def __init__(self, back: Session, value: str, values: Mapping[str, Array], axis: int) -> None:
+    def __init__(self, back: Session, value: str, values: Mapping[str, Array], axis: int, mask: Array | None) -> None:
         self._back = back
         self._name = back.inputs[0][0]
         self._feeds = {name: array for name, array in values.items() if name != value}
-        y = values[value]
-        self.y = np.moveaxis(y, axis, -1)
+        self._mask = mask
         self._axis = axis
-        shape = self.y.shape[:-1]
-        self._signs = np.random.default_rng(0).choice(np.array([-1, 1], y.dtype), size=shape)
-        self._still = self._run(self.y)
+        self._y = np.moveaxis(values[value], axis, -1)
+        signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=self._y.shape[:-1])
+        self._signs = _unpadded(signs[..., None], mask)[..., 0]
+        self._still = self._run(self._y)
+
+    @property
+    def y(self) -> Matrix:
+        """The outputs of the projection (r, m) at all positions that count; 0 where they are not finite."""
+        y = self._y[self._signs != 0].astype(np.float64)
+        return np.where(np.isfinite(y), y, 0)
 
     @property
     def power(self) -> list[float]:
@@ -134,23 +151,32 @@ class _Moved:
 
     def change(self, output: int, by: float, scales: Sequence[float]) -> Matrix:
         """(s,): how all outputs change when one output of the projection is moved, each output times its scale."""
-        y = self.y.copy()
-        y[..., output] += self._signs * y.dtype.type(by)
+        y = self._y.copy()
+        y[..., output] += (self._signs * by).astype(y.dtype)
         parts = zip(self._run(y), self._still, scales, strict=True)
         return _folded(np.concatenate([scale * (new - old).ravel() for new, old, scale in parts]))
 
     def _run(self, y: Array) -> list[Matrix]:
         feeds = {self._name: np.ascontiguousarray(np.moveaxis(y, -1, self._axis)), **self._feeds}
-        floats = [array for array in self._back.run(Batch(feeds, 0, 1)) if array.dtype.kind == "f"]
+        given = self._back.run(Batch(feeds, 0, 1))
+        floats = [
+            _unpadded(array, self._mask) for array in given if isinstance(array, np.ndarray) and array.dtype.kind == "f"
+        ]
         return [np.where(np.isfinite(array), array, 0).astype(np.float64) for array in floats]
+
+
+def _unpadded(array: Array, mask: Array | None) -> Array:
+    """Zero where the mask, over its leading axes, is."""
+    if mask is None or not covers(mask, array):
+        return array
+    return np.where((mask != 0).reshape(mask.shape + (1,) * (array.ndim - mask.ndim)), array, 0)
 
 
 def _felt(moved: Sequence[_Moved]) -> Matrix | None:
     """M (m, m), from the changes when each output is moved by itself."""
     powers = np.sum([part.power for part in moved], axis=0)
-    ys = np.concatenate([part.y.reshape(-1, part.y.shape[-1]).astype(np.float64) for part in moved])
-    deviation = ys.std(0)
-    if not powers.any() or not deviation.any():
+    deviation = np.concatenate([part.y for part in moved]).std(0)
+    if not np.any(powers) or not np.isfinite(powers).all() or not deviation.any() or not np.isfinite(deviation).all():
         return None
     steps = STEP * np.where(deviation > 0, deviation, deviation.mean())
     scales = [1 / np.sqrt(power) if power > 0 else 0.0 for power in powers]

@@ -5,7 +5,8 @@ asks this file, which imports nothing large, to start the child:
 
     python samples/alone.py SECONDS COMMAND ...
 
-prints one JSON object, with the fields of `Run`. A child that takes longer than SECONDS is ended (0: never). Linux or macOS.
+prints one JSON object, with the fields of `Run`. A child that takes longer than SECONDS is ended (0: never). Linux or
+macOS.
 """
 
 import json

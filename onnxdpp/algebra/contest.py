@@ -22,7 +22,7 @@ from onnxdpp.algebra.selection import Rule, choose_edges, choose_neurons, edge_b
 Indices = NDArray[np.intp]
 
 NEURONS = (("dpp", "rbf"), ("obs", "rbf"), ("omp", "rbf"), ("importance", "rbf"))
-PLAIN = (("obs", "rbf"),)
+PLAIN = (("obs", "rbf"), ("omp", "rbf"))
 """Candidates that join in with all errors of the consumers counting the same, where those of the others do not."""
 EDGES = (("dpp", "linear"), ("obs", "rbf"), ("fluctuation", "rbf"), ("importance", "rbf"))
 SWAPS = 100
@@ -138,13 +138,19 @@ def edge_contest(
 
 
 def finalists(entries: Sequence[Entry]) -> list[Entry]:
-    """The best entries, if there are several that chose something else and whose losses are close."""
+    """The entries that the model's outputs are to tell apart, the best first, each with a choice of its own.
+
+    Those whose losses are close to the best; and, where errors are weighted, the choices without: sensitivities are
+    averages over rows, and may mislead where errors are large just where the outputs feel them.
+    """
     found: list[Entry] = []
+    best = _order(entries[0].loss)
+    weighted = any(entry.weighted for entry in entries)
     for entry in entries:
-        other = all(_other(entry, before) for before in found)
-        if other and (not found or _order(entry.loss) <= CLOSE * _order(found[0].loss)):
+        close = len(found) < FINALISTS and _order(entry.loss) <= CLOSE * best
+        if (close or (weighted and not entry.weighted)) and all(_other(entry, before) for before in found):
             found.append(entry)
-    return found[:FINALISTS]
+    return found
 
 
 def _other(entry: Entry, before: Entry) -> bool:
