@@ -216,8 +216,9 @@ def _good_enough(
 
     def too_far(index: int) -> bool:
         model, _, _ = execute(
-            graph, planned(path[index]), options, batches, provider, progress, Scratch(active=False), sensitivity
-        )
+            graph, planned(path[index]), options, batches, provider, progress, Scratch(active=False), sensitivity,
+            hold_out=True,
+        )  # fmt: skip
         found = compare(graph, model, batches, provider, held_out=True)
         return found.worst > float(options.target_discrepancy or 0.0)
 

@@ -218,6 +218,19 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 )
 @_KERNEL
 @click.option("--swaps", type=int, default=0, show_default=True, metavar="N", help="Swap N neurons for better ones.")
+@click.option(
+    "--sensitivity/--no-sensitivity",
+    default=None,
+    help="Weigh errors by what the model's outputs feel of them; by default with auto, for neurons.",
+)
+@click.option(
+    "--sweeps",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Choose each layer again, N times, with the others as they are.",
+)
 @_BETA
 @_EPSILON
 @click.option(

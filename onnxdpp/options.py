@@ -41,6 +41,7 @@ class Options:
     memory: int = MEMORY
     swaps: int = 0
     sensitivity: bool = False
+    sweeps: int = 0
     target_parameters: float | None = None
     target_bytes: int | None = None
     target_macs: float | None = None
@@ -57,6 +58,10 @@ class Options:
             )
         if self.apply is not None and self.unit != "neuron":
             raise UsageError("Only neurons can be applied again. Give a keep for edges.")
+        if self.sweeps and (self.unit != "neuron" or self.refit == "none" or self.apply is not None):
+            raise UsageError("Sweeps are for neurons that are chosen here, with a refit. Leave --sweeps out.")
+        if self.sensitivity and self.unit != "neuron":
+            raise UsageError("Sensitivities weigh the choice of neurons. Leave --sensitivity out for edges.")
         if goals and (self.unit != "neuron" or self.refit == "none"):
             raise UsageError("A target is for neurons, with a refit. Give a keep instead.")
         if goals and (self.round_to != 1 or any(keep is not None for _, keep in self.layers)):
@@ -85,11 +90,11 @@ class Options:
         for name, value in (("beta", self.beta), ("epsilon", self.epsilon)):
             if value is not None and not (math.isfinite(value) and value >= sys.float_info.min):
                 raise UsageError(f"{name} is {value}; it must be a positive number.")
-        for name in ("round_to", "batch_size", "max_rows", "seed", "memory", "swaps"):
+        for name in ("round_to", "batch_size", "max_rows", "seed", "memory", "swaps", "sweeps"):
             count = getattr(self, name)
             if count is not None and not isinstance(count, Integral):
                 raise UsageError(f"{name} is {count!r}; it must be a whole number.")
-            least = 0 if name == "swaps" else 1
+            least = 0 if name in ("swaps", "sweeps") else 1
             if count is not None and count < least and name != "seed":
                 raise UsageError(f"{name} is {count}; it must be at least {least}.")
         if not 0 <= self.seed < 2**64:

@@ -19,11 +19,14 @@ class Target:
     ----------
     keep : tuple of int or None
         Which neurons stay, where that was decided before.
+    start : tuple of int or None
+        Which neurons to begin with, where only some shall be swapped for others.
     """
 
     part: Layer | Projection
     k: int
     keep: tuple[int, ...] | None = None
+    start: tuple[int, ...] | None = None
 
     @property
     def name(self) -> str:

@@ -57,6 +57,8 @@ def execute(
     progress: Progress,
     scratch: Scratch,
     sensitivity: Sensitivity,
+    *,
+    hold_out: bool = False,
 ) -> tuple[ModelProto, list[LayerResult], list[int]]:
     """Carry out a plan.
 
@@ -74,6 +76,8 @@ def execute(
         Where pruned weights are put instead of into memory; it must outlive the result.
     sensitivity : Sensitivity
         Of the original; asked only where the options want it.
+    hold_out : bool
+        Whether every fifth row stays out of the fit to the end, so that the model can be judged on them.
 
     Returns
     -------
@@ -86,10 +90,11 @@ def execute(
         base = Graph(with_biases(graph, consumers.values()), graph.folder)
         wanted = {target.name: target for target in todo.targets}
         again = [target for target in plan(base, options).targets if target.name in wanted]
-        targets = [replace(target, k=wanted[target.name].k, keep=wanted[target.name].keep) for target in again]
+        targets = [replace(wanted[target.name], part=target.part) for target in again]
         todo = replace(todo, targets=tuple(targets))
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
-        run = _Run(base, options, batches, provider, executor, progress, scratch, sensitivity)
+        run = _Run(base, options, batches, provider, executor, progress, scratch, sensitivity, hold_out)
+        run.decide(todo.targets)
         outcomes = [run.prune(target) for target in todo.targets]
         if options.refit != "none" and options.unit == "neuron":
             run.refit_behind()
@@ -117,6 +122,7 @@ class _Run:
         progress: Progress,
         scratch: Scratch,
         sensitivity: Sensitivity,
+        hold_out: bool,
     ) -> None:
         self.base = base
         self.options = options
@@ -129,10 +135,18 @@ class _Run:
         self._scratch = scratch
         self._sensitivity = sensitivity
         self._judge = Judge(base, batches, provider, options.mask)
-        self._solver = Solver(options, executor)
+        self._solver = Solver(options, executor, hold_out)
+        self._hold_out = hold_out
+        self._decided: list[tuple[Layer, Indices]] = []  # layers of which is known what will stay
         self._cut: list[tuple[Layer, Indices]] = []  # layers of which neurons are gone, and those that stay
         self._turn = 0
         self._fitted: dict[int, tuple[int, list[Reading]]] = {}  # node -> when it was refitted last, and on what
+
+    def decide(self, targets: Sequence[Target]) -> None:
+        """What will be gone needs not be fitted, nor chosen for."""
+        for target in targets:
+            if target.keep is not None and isinstance(target.part, Layer):
+                self._decided.append((target.part, np.array(target.keep, np.intp)))
 
     def prune(self, target: Target) -> tuple[LayerResult, int]:
         """Choose, refit and rewrite one layer; its result and the number of inputs that are left to a consumer."""
@@ -145,10 +159,11 @@ class _Run:
         wanted = readings(self.base, reads, self._alive, self.options.memory)
         layer = part if isinstance(part, Layer) else None
         own_size = self.options.keep == "auto" and layer is not None and target.k == layer.n
-        choosing = (own_size or target.k < part.n) and target.keep is None
-        contest = choosing and self.options.method == "auto" and self.options.refit != "none"
-        roots = self._sensitivity.roots(wanted) if choosing and layer and self.options.sensitivity else None
-        split = contest or self.options.target_discrepancy is not None
+        less = own_size or target.k < part.n
+        contest = less and self.options.method == "auto" and self.options.refit != "none"
+        felt = less and layer is not None and self.options.sensitivity
+        roots = self._sensitivity.roots(wanted) if felt else None
+        split = contest or self._hold_out
         observed, held = self._observe(wanted, target.name, split=split, between=roots is not None)
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
         try:
@@ -168,7 +183,7 @@ class _Run:
         self.edits = self._scratch.spilled(edits)
         self._remember(wanted)
         count = min(inputs.moments.count for inputs in observed)
-        if solution.result.contest and held is not None and self.options.target_discrepancy is None:
+        if solution.result.contest and held is not None and not self._hold_out:
             count += min(inputs.moments.count for inputs in held)
         keep = solution.keep
         left = target.k if keep is None else max(len(inputs.kept(keep)) for inputs in observed)
@@ -189,8 +204,7 @@ class _Run:
                 for reading in bundle
             ]
             fits = []
-            goal = self.options.target_discrepancy is not None
-            seen, _ = self._observe(again, bundle[0].parts[0][0].name, split=goal)
+            seen, _ = self._observe(again, bundle[0].parts[0][0].name, split=self._hold_out)
             for reading, inputs in zip(again, seen, strict=True):
                 fit = refit_neurons(inputs.moments, np.arange(len(inputs.neurons)), self.options.refit)
                 weights = np.zeros_like(reading.weights)
@@ -209,9 +223,9 @@ class _Run:
         )  # fmt: skip
 
     def _alive(self, projection: Projection) -> Indices:
-        """The outputs of a projection that are not gone."""
+        """The outputs of a projection that are not gone, and will not be."""
         alive = np.ones(projection.m, bool)
-        for layer, keep in self._cut:
+        for layer, keep in (*self._cut, *self._decided):
             for part in layer.producers:
                 if part.use == projection.weight and part.axis == projection.output_axis:
                     labels = np.tile(part.labels, projection.m // len(part.labels))

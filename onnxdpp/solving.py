@@ -11,11 +11,12 @@ import numpy as np
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 
-from onnxdpp.algebra.contest import Entry, edge_contest, finalists, neuron_contest
+from onnxdpp.algebra.contest import SWAPS, Entry, edge_contest, finalists, neuron_contest
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
 from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, expected_size, neuron_beta
+from onnxdpp.algebra.tableau import swapped
 from onnxdpp.graph.layers import Layer
 from onnxdpp.judging import Judgement, best_of
 from onnxdpp.options import Options
@@ -52,9 +53,12 @@ class Solver:
     options : Options
     executor : Executor
         Where the outputs of a projection, each a problem of its own, are solved side by side.
+    hold_out : bool
+        Whether what is held out stays so once the choice is made.
     """
 
-    def __init__(self, options: Options, executor: Executor) -> None:
+    def __init__(self, options: Options, executor: Executor, hold_out: bool) -> None:
+        self._hold_out = hold_out
         self._options = options
         self._executor = executor
 
@@ -78,11 +82,12 @@ class Solver:
         if isinstance(target.part, Layer):
             layer, felt = target.part, _through(observed, roots)
             beta = neuron_beta(felt, layer.n, rule)
-            if target.keep is None:
+            keep = _given(target, felt, rule.form)
+            if keep is None:
                 keep = choose_neurons(felt, layer.n, target.k, rule, beta, seed, _sections(layer))
-            else:
-                keep = np.array(target.keep, np.intp)
-            return self._solution(target, observed, keep, beta, form, None)
+                return self._solution(target, observed, keep, beta, form, None)
+            solution = self._solution(target, observed, keep, None, form, None)
+            return replace(solution, result=replace(solution.result, method="given", kernel=None))
         kept, betas = [], []
         for part, own in zip(observed, [seed] if len(observed) == 1 else seed.spawn(len(observed)), strict=True):
             betas.append(edge_beta(part.moments, rule))
@@ -112,12 +117,12 @@ class Solver:
         part, options = target.part, self._options
         if isinstance(part, Layer):
             felt, judged = _through(fit, roots), _through(held, roots)
-            plain = None if roots is None else fit
-            entries = neuron_contest(felt, judged, part.n, target.k, options.rule, seed, _sections(part), plain)
+            plain, given = None if roots is None else fit, _given(target, felt, options.rule.form)
+            entries = neuron_contest(felt, judged, part.n, target.k, options.rule, seed, _sections(part), plain, given)
         else:
             entries = edge_contest(fit, held, target.k, options.rule, seed, self._executor)
         best, judgements = self._judged(target, fit, finalists(entries), judge)
-        if options.target_discrepancy is None:
+        if not self._hold_out:
             # The choice is made: now all rows may say what the weights shall be.
             pairs = zip(fit, held, strict=True)
             fit = [replace(part, moments=part.moments.merged(other.moments)) for part, other in pairs]
@@ -173,6 +178,14 @@ class Solver:
             for found in (bare, fits)
         )
         return Solution(fits, neurons, _result(target, self._options, beta, neurons, before, after))
+
+
+def _given(target: Target, observed: Sequence[Inputs], form: str) -> Indices | None:
+    """The neurons that stay, where that was decided, or begun with: then some are swapped for others."""
+    if target.start is None or not isinstance(target.part, Layer):
+        return None if target.keep is None else np.array(target.keep, np.intp)
+    start = np.array(target.start, np.intp)
+    return swapped(observed, target.part.n, form, start, most=SWAPS, sections=_sections(target.part))
 
 
 def _sections(layer: Layer) -> Indices | None:

@@ -74,6 +74,7 @@ def neuron_contest(
     seed: SeedSequence,
     sections: Indices | None,
     plain: Sequence[Inputs] | None = None,
+    given: Indices | None = None,
 ) -> list[Entry]:
     """All candidates for a layer of n neurons of which k stay, the best one first.
 
@@ -88,7 +89,11 @@ def neuron_contest(
     sections : (n,) integer array or None
     plain : sequence of Inputs, optional
         The rows to fit, where `fit` and `held` weigh errors (`Inputs.through`).
+    given : (k,) integer array, optional
+        Neurons that are chosen already: only the ridge is left to be judged.
     """
+    if given is not None:
+        return [_refitted(Entry("given", "rbf", None, 0.0, None, given, []), fit, held, rule)]
     wide = max(len(part.neurons) for part in fit) > WIDEST
     entries = []
     candidates = [(*candidate, fit) for candidate in NEURONS]
@@ -100,15 +105,8 @@ def neuron_contest(
         own = replace(rule, method=method, kernel=kernel, swaps=0 if wide else SWAPS)
         beta = neuron_beta(shown, n, own)
         keep = choose_neurons(shown, n, k, own, beta, seed, sections)
-        best: Entry | None = None
-        for strength in _ridges(fit[0].moments, k, rule):
-            fits = [refit_neurons(part.moments, part.kept(keep), rule.form, strength) for part in fit]
-            loss = relative_loss((part.moments, found) for part, found in zip(held, fits, strict=True))
-            if best is None or _order(loss) < _order(best.loss):
-                weighted = plain is not None and shown is fit
-                best = Entry(method, kernel, beta, strength, loss, keep, fits, weighted)
-        assert best is not None
-        entries.append(best)
+        weighted = plain is not None and shown is fit
+        entries.append(_refitted(Entry(method, kernel, beta, 0.0, None, keep, [], weighted), fit, held, rule))
     return sorted(entries, key=lambda entry: _order(entry.loss))
 
 
@@ -135,6 +133,18 @@ def edge_contest(
         loss = relative_loss((part.moments, found) for part, found in zip(held, fits, strict=True))
         entries.append(Entry(method, kernel, betas[0], strength, loss, kept, fits))
     return sorted(entries, key=lambda entry: _order(entry.loss))
+
+
+def _refitted(entry: Entry, fit: Sequence[Inputs], held: Sequence[Inputs], rule: Rule) -> Entry:
+    """An entry for neurons, with the best ridge."""
+    keep = entry.keep
+    assert isinstance(keep, np.ndarray)
+    tried = []
+    for strength in _ridges(fit[0].moments, len(keep), rule):
+        fits = [refit_neurons(part.moments, part.kept(keep), rule.form, strength) for part in fit]
+        loss = relative_loss((part.moments, found) for part, found in zip(held, fits, strict=True))
+        tried.append(replace(entry, strength=strength, loss=loss, fits=fits))
+    return min(tried, key=lambda found: _order(found.loss))
 
 
 def finalists(entries: Sequence[Entry]) -> list[Entry]:

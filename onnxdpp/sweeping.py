@@ -1,0 +1,88 @@
+"""Choosing again, layer by layer, with the others as they are.
+
+A layer is chosen while what lies behind is still whole. Once that is chosen too, some outputs of its consumers are gone
+and need no longer be served: from the neurons that stayed, pairs are swapped while the error of what is left falls, and
+everything is refitted with what follows. A new choice is taken only if the model's outputs come nearer to the original
+on rows that were not fitted. Refitting alone, without a new choice, would change nothing in a chain.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnx import ModelProto
+
+from onnxdpp.graph.batches import Batches
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.scratch import Scratch
+from onnxdpp.judging import Judge
+from onnxdpp.options import Options
+from onnxdpp.planning import Plan
+from onnxdpp.pruning import Progress, execute
+from onnxdpp.report import LayerResult
+from onnxdpp.sensitivity import Sensitivity
+
+
+def swept(
+    graph: Graph,
+    todo: Plan,
+    results: Sequence[LayerResult],
+    options: Options,
+    batches: Batches,
+    provider: str,
+    progress: Progress,
+    sensitivity: Sensitivity,
+) -> tuple[Plan, str]:
+    """The plan with what stays decided: what stayed, and in up to `options.sweeps` rounds what does better.
+
+    Parameters
+    ----------
+    graph : Graph
+        The original.
+    todo : Plan
+    results : sequence of LayerResult
+        What became of it.
+    options : Options
+    batches : Batches
+    provider : {"cpu", "cuda"}
+    progress : callable (text, fraction)
+    sensitivity : Sensitivity
+
+    Returns
+    -------
+    Plan, str
+        And one line on what was gained.
+    """
+
+    def tried(plan: Plan) -> tuple[ModelProto, list[LayerResult]]:
+        model, found, _ = execute(
+            graph, plan, options, batches, provider, progress, Scratch(active=False), sensitivity, hold_out=True
+        )
+        return model, found
+
+    chosen = [tuple(result.keep or ()) for result in results]
+    targets = [replace(target, k=len(keep), keep=keep) for target, keep in zip(todo.targets, chosen, strict=True)]
+    plan = replace(todo, targets=tuple(targets))
+    judge = Judge(graph, batches, provider, options.mask)
+    first = best = judge.judge(tried(plan)[0])
+    taken = count = 0
+    for _ in range(options.sweeps if best is not None else 0):
+        before = taken
+        for number, target in enumerate(plan.targets):
+            if target.k == target.part.n:
+                continue
+            begun = replace(target, keep=None, start=target.keep)
+            others = (*plan.targets[:number], begun, *plan.targets[number + 1 :])
+            model, found = tried(replace(plan, targets=others))
+            keep = tuple(found[number].keep or ())
+            judgement = judge.judge(model) if keep != target.keep else None
+            count += 1
+            if judgement is not None and best is not None and judgement.discrepancy < best.discrepancy:
+                best, taken = judgement, taken + 1
+                decided = (*plan.targets[:number], replace(target, keep=keep), *plan.targets[number + 1 :])
+                plan = replace(plan, targets=decided)
+        if taken == before:
+            break
+    gain = (
+        "" if first is None or best is None else f": {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows held out"
+    )
+    return plan, f"Sweeps took {taken} of {count} new choices{gain}."
