@@ -120,12 +120,12 @@ class Judge:
 
     def _held_out(self, output: Array, batch: Batch) -> Array:
         mask = None if self._mask is None else batch.feeds[self._mask]
-        if mask is not None and covers(mask, output):
-            rows: Array = output[mask != 0]
-            return rows
-        if not self._batches.fixed or not output.ndim or batch.rows == 1:
-            return output
-        return output[rows_held_out(np.arange(len(output)), len(output), batch)]
+        if mask is not None and not covers(mask, output):
+            mask = None
+        if self._batches.fixed and output.ndim and batch.rows > 1:
+            held = rows_held_out(np.arange(len(output)), len(output), batch)
+            output, mask = output[held], None if mask is None else mask[held]
+        return output if mask is None else np.asarray(output[mask != 0])
 
 
 def best_of(judgements: Sequence[Judgement]) -> int:

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from onnxdpp.algebra.moments import Matrix
-from onnxdpp.errors import OnnxdppError
+from onnxdpp.errors import ModelError, OnnxdppError
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
@@ -24,6 +24,7 @@ from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.projections import Projection, weighted_nodes
 from onnxdpp.graph.samples import picked, stacked
 from onnxdpp.graph.taps import covers
+from onnxdpp.graph.walking import quoted
 from onnxdpp.observation import Reading
 
 ROWS = 64
@@ -32,6 +33,7 @@ LEAST_ROWS = 8
 SHARE = 4
 """The part behind is run on no more rows, over all outputs of a projection, than this many passes over the data."""
 STEP = 0.1  # of an output's standard deviation
+LEAST_STEP = 16  # of what rounding changes, in the type of the output
 FLOOR = 0.1  # of the mean of M's diagonal, added to it: no error is free
 SKETCH = 4096  # numbers that changes of the outputs are folded into
 
@@ -90,7 +92,7 @@ class Sensitivity:
         return self._known[projection.name]
 
     def _measured(self, projection: Projection) -> Matrix | None:
-        rows = min(ROWS, SHARE * self._batches.rows // projection.m)
+        rows = min(ROWS, self._batches.rows, SHARE * self._batches.rows // projection.m)
         value = self._graph.nodes[self._nodes[projection.name]].output[0]
         behind = Behind.of(self._graph, value)
         outputs = [name for name in behind.outputs if name not in self._graph.random_values]
@@ -145,6 +147,11 @@ class _Moved:
         return np.where(np.isfinite(y), y, 0)
 
     @property
+    def rounding(self) -> float:
+        """Of the outputs of the projection, relative."""
+        return float(np.finfo(self._y.dtype).eps)
+
+    @property
     def power(self) -> list[float]:
         """Sum of squares of each output."""
         return [float((array**2).sum()) for array in self._still]
@@ -153,7 +160,10 @@ class _Moved:
         """(s,): how all outputs change when one output of the projection is moved, each output times its scale."""
         y = self._y.copy()
         y[..., output] += (self._signs * by).astype(y.dtype)
-        parts = zip(self._run(y), self._still, scales, strict=True)
+        moved = self._run(y)
+        if [array.shape for array in moved] != [array.shape for array in self._still]:
+            raise ModelError(f"The shapes of the outputs depend on the values of {quoted(self._name)}.")
+        parts = zip(moved, self._still, scales, strict=True)
         return _folded(np.concatenate([scale * (new - old).ravel() for new, old, scale in parts]))
 
     def _run(self, y: Array) -> list[Matrix]:
@@ -175,10 +185,14 @@ def _unpadded(array: Array, mask: Array | None) -> Array:
 def _felt(moved: Sequence[_Moved]) -> Matrix | None:
     """M (m, m), from the changes when each output is moved by itself."""
     powers = np.sum([part.power for part in moved], axis=0)
-    deviation = np.concatenate([part.y for part in moved]).std(0)
+    y = np.concatenate([part.y for part in moved])
+    if not len(y):
+        return None
+    deviation = y.std(0)
     if not np.any(powers) or not np.isfinite(powers).all() or not deviation.any() or not np.isfinite(deviation).all():
         return None
     steps = STEP * np.where(deviation > 0, deviation, deviation.mean())
+    steps = np.maximum(steps, LEAST_STEP * moved[0].rounding * np.sqrt((y**2).mean(0)))
     scales = [1 / np.sqrt(power) if power > 0 else 0.0 for power in powers]
     felt = np.zeros((len(steps), len(steps)))
     for part in moved:

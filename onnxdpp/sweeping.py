@@ -50,7 +50,7 @@ def swept(
     Returns
     -------
     Plan, str
-        And one line on what was gained.
+        `todo` itself where nothing was gained; and one line on what was.
     """
 
     def tried(plan: Plan) -> tuple[ModelProto, list[LayerResult]]:
@@ -85,4 +85,4 @@ def swept(
     gain = (
         "" if first is None or best is None else f": {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows held out"
     )
-    return plan, f"Sweeps took {taken} of {count} new choices{gain}."
+    return plan if taken else todo, f"Sweeps took {taken} of {count} new choices{gain}."

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, ValueInfoProto, helper
 
+from onnxdpp.errors import ModelError
 from onnxdpp.graph.batches import Batch
 from onnxdpp.graph.calibration import Session, part_before
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.names import Names
-from onnxdpp.graph.walking import read_names
+from onnxdpp.graph.walking import quoted, read_names
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,8 @@ class Behind:
             tensor for tensor in old.graph.sparse_initializer if tensor.values.name in read
         )
         for name, array in values.items():
+            if not isinstance(array, np.ndarray):
+                raise ModelError(f"{quoted(name)} is no tensor, so that it cannot be fed.")
             kind = helper.np_dtype_to_tensor_dtype(array.dtype)
             shape = [None] * np.ndim(array)
             part.graph.input.append(helper.make_tensor_value_info(fed if name == self.value else name, kind, shape))
