@@ -30,6 +30,7 @@ from onnxdpp.observation import Reading
 ROWS = 64
 """Calibration rows that suffice: on a CIFAR-10 network 40, 120 and 400 gave the same within noise."""
 LEAST_ROWS = 8
+MOST_BYTES = 2**28  # of all values that the part behind reads: of large images, fewer rows are run
 SHARE = 4
 """The part behind is run on no more rows, over all outputs of a projection, than this many passes over the data."""
 STEP = 0.1  # of an output's standard deviation
@@ -99,14 +100,15 @@ class Sensitivity:
         if rows < LEAST_ROWS or not outputs or not self._graph.random_values.isdisjoint((value, *behind.reads)):
             return None
         front = behind.front(self._graph, self._provider)
-        seen = [(behind.values(front, batch), batch) for batch in self._sample(rows)]
-        back = behind.back(self._graph, seen[0][0], outputs, self._provider)
-        masks = [None if self._mask is None else batch.feeds[self._mask] for _, batch in seen]
+        one = behind.values(front, self._rows[0])
+        taken = sum(array.nbytes for array in one.values() if isinstance(array, np.ndarray))
+        rows = max(1, min(rows, MOST_BYTES * self._rows[0].rows // max(1, taken)))
+        back = behind.back(self._graph, one, outputs, self._provider)
         with np.errstate(over="ignore", invalid="ignore"):
             return _felt(
                 [
-                    _Moved(back, value, values, projection.axis, mask)
-                    for (values, _), mask in zip(seen, masks, strict=True)
+                    _Moved(back, value, behind.values(front, batch), projection.axis, batch.feeds.get(self._mask or ""))
+                    for batch in self._sample(rows)
                 ]
             )
 

@@ -10,8 +10,10 @@ from onnxdpp.graph.batches import Batch, Batches
 
 def picked(batches: Batches, wanted: NDArray[np.intp]) -> list[Batch]:
     """The rows with these numbers, each by itself; where the model takes whole batches only, those that hold one."""
-    found = []
+    found: list[Batch] = []
     for batch in batches:
+        if not len(wanted) or batch.first > wanted.max():
+            break
         inside = np.unique(wanted[(wanted >= batch.first) & (wanted < batch.first + batch.rows)])
         if batches.fixed:
             found += [batch] * bool(len(inside))
