@@ -18,7 +18,7 @@ from onnxdpp.algebra.refit import is_scarce
 from onnxdpp.algebra.selection import METHODS
 from onnxdpp.budget import allocate
 from onnxdpp.comparing import KEEPS, REPEAT, Question, make_runs
-from onnxdpp.curves import CLASSIFICATION, DISTANCE, Comparison
+from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison
 from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluation import compare, macs_per_row, parameters
 from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
@@ -403,7 +403,9 @@ def compare_methods(
     if data is not None:
         judged = open_batches(data, inputs) if labels is None else open_labelled(data, inputs, labels)
     elif batches.rows < HELD_OUT:
-        raise UsageError(f"Of {batches.rows} calibration rows none can be held out. Give at least {HELD_OUT}, or --data.")
+        raise UsageError(
+            f"Of {batches.rows} calibration rows none can be held out. Give {HELD_OUT} or more, or --data."
+        )
 
     def error(pruned: ModelProto) -> float:
         if labels is not None:
@@ -428,7 +430,7 @@ def compare_methods(
         model=_size(graph, info, None),
         measure=DISTANCE if labels is None else CLASSIFICATION,
         unpruned=unpruned,
-        data="held-out calibration rows" if data is None else _named(data),
+        data=HELD_OUT_ROWS if data is None else _named(data),
         judged_rows=batches.rows // HELD_OUT if data is None else judged.rows,
         rows=batches.rows,
         runs=runs,

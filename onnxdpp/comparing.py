@@ -55,17 +55,19 @@ class Question:
     match: str | None
 
     @classmethod
-    def of(cls, keeps: Iterable[float], methods: Iterable[str], unit: str, repeat: int, match: str | None) -> "Question":
+    def of(
+        cls, keeps: Iterable[float], methods: Iterable[str], unit: str, repeat: int, match: str | None
+    ) -> "Question":
         """What is asked for, checked and put in order."""
         keeps, methods = tuple(keeps), tuple(methods)
         for keep in keeps:
             if not isinstance(keep, Real) or not 0 < keep <= 1:
-                raise UsageError(f"keep has {keep!r} in it; each must be above 0 and at most 1: the fraction that stays.")
+                raise UsageError(f"keep has {keep!r} in it; each must be above 0 and at most 1: what stays.")
         for method in methods:
             if method not in (known := ("auto", *METHODS)):
                 raise UsageError(f"method has {method!r} in it; each can be {', '.join(known)}.")
         if not keeps:
-            raise UsageError("keep is empty; give at least one fraction that stays.")
+            raise UsageError("keep is empty; give at least one fraction.")
         if unit not in (*UNITS, "both"):
             raise UsageError(f"unit is {unit!r}; it can be {', '.join(UNITS)}, both.")
         if not isinstance(repeat, Integral) or repeat < 1:

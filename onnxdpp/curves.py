@@ -16,6 +16,7 @@ from onnxdpp.report import ModelSize
 SCHEMA = "onnxdpp/comparison/1"
 CLASSIFICATION = "classification error"
 DISTANCE = "relative L2"
+HELD_OUT_ROWS = "held-out calibration rows"
 COLUMNS = ("unit", "method", "keep", "seed", "parameters", "error")
 
 

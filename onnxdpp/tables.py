@@ -9,6 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxdpp.curves import CLASSIFICATION, HELD_OUT_ROWS
+
 KEEPS_IN_A_TABLE = 7
 
 
@@ -106,7 +108,7 @@ def comparison_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
     spread = f"; mean ± standard deviation of {seeds} seeds where a method draws" if seeds > 1 else ""
     yield f"{found['measure']} in per cent{spread}"
     keeps = found["options"]["keep"]
-    exact = found["measure"] == "classification error"
+    exact = found["measure"] == CLASSIFICATION
     for unit in dict.fromkeys(curve["unit"] for curve in found["curves"]):
         own = [curve for curve in found["curves"] if curve["unit"] == unit]
         sizes = [_left(points, found["model"]["nonzero"]) for points in zip(*(c["points"] for c in own), strict=True)]
@@ -118,7 +120,7 @@ def comparison_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
                 table.add_row(curve["method"], *(_error(point, exact) for point in curve["points"][part]))
             yield table
     where = f"{found['judged_rows']:,} rows of {_safe(found['data'], 4096)}"
-    if found["data"] == "held-out calibration rows":
+    if found["data"] == HELD_OUT_ROWS:
         where = f"{found['judged_rows']:,} of them held out"
     yield (
         f"unpruned {_percent(found['unpruned'], exact)}, {found['model']['nonzero']:,} parameters "
