@@ -386,8 +386,11 @@ def compare(
     if plot is not None:
         check_plot(plot)
     inputs = [Path(model), *(Path(given) for given in (calib, options["data"]) if given and not _is_random(given))]
-    for number, path in enumerate(outputs := [Path(path) for path in (plot, csv) if path is not None]):
-        check_output(path, inputs=[*inputs, *outputs[:number]], force=force)
+    for path in (plot, csv):
+        if path is not None:
+            check_output(path, inputs=inputs, force=force)
+    if plot is not None and csv is not None and Path(plot).resolve() == Path(csv).resolve():
+        raise UsageError("--plot and --csv name the same file. Name two.")
     with _on_signal(signal.SIGTERM, _terminate):
         with _progress(quiet) as progress:
             found = compare_methods(

@@ -119,11 +119,12 @@ def comparison_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
             for curve in own:
                 table.add_row(curve["method"], *(_error(point, exact) for point in curve["points"][part]))
             yield table
+    unpruned = f"unpruned {_percent(found['unpruned'], exact)}, " if exact else "unpruned "
     where = f"{found['judged_rows']:,} rows of {_safe(found['data'], 4096)}"
     if found["data"] == HELD_OUT_ROWS:
         where = f"{found['judged_rows']:,} of them held out"
     yield (
-        f"unpruned {_percent(found['unpruned'], exact)}, {found['model']['nonzero']:,} parameters "
+        f"{unpruned}{found['model']['nonzero']:,} parameters "
         f"({found['rows']:,} calibration rows, judged on {where}, on {found['provider']}, "
         f"{len(found['runs'])} runs, {found['seconds']:.1f} s)"
     )
