@@ -2,7 +2,8 @@
 
 Colour and marker tell methods apart, the same in every picture; a dashed line with hollow markers is edges. The
 colours are those of Okabe and Ito, and one of Tol's, which people with colour-blindness can tell apart. An axis is
-logarithmic where its values span more than `SPAN`. The same findings make the same bytes (of one matplotlib).
+logarithmic where its values are positive and span more than `SPAN`. The same findings make the same bytes (with the
+same matplotlib).
 
 References
 ----------
@@ -10,7 +11,7 @@ M. Okabe, K. Ito: Color universal design, 2008. P. Tol: Colour schemes, SRON/EPS
 """
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -111,17 +112,17 @@ def figure(found: dict[str, Any]) -> "Figure":
         figure = Figure(figsize=SIZE, layout="constrained")
         axes = figure.add_subplot()
         curves = [(curve, _points(curve, whole)) for curve in found["curves"]]
-        for number, (curve, points) in enumerate(curves):
-            _draw(axes, curve, points, 3 + len(curves) - number)
         labelled = found["measure"] == CLASSIFICATION
-        if labelled:
-            axes.axhline(100 * found["unpruned"], zorder=2, **UNPRUNED)
         seen = [point for _, points in curves for point in points]
         errors = [point.error for point in seen] + [100 * found["unpruned"]] * labelled
         _scale(axes, "x", [point.left for point in seen], 100.0)
         _scale(axes, "y", errors, max([*errors, *(point.error + point.deviation for point in seen)]))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        for number, (curve, points) in enumerate(curves):
+            _draw(axes, curve, points, 3 + len(curves) - number)
+        if labelled:
+            axes.axhline(100 * found["unpruned"], zorder=2, **UNPRUNED)
         axes.set_title(_title(found), loc="left", fontsize=10)
         axes.set_xlabel(f"parameters left, % of {whole:,}")
         axes.set_ylabel(f"{found['measure']}, %")
@@ -151,7 +152,8 @@ def _draw(axes: "Axes", curve: dict[str, Any], points: list[_Point], order: int)
     left = [point.left for point in points]
     axes.plot(left, [point.error for point in points], zorder=order, **_line(look, curve["unit"]))
     if any(point.deviation for point in points):
-        low, high = ([max(point.error + sign * point.deviation, 0.0) for point in points] for sign in (-1, 1))
+        floor = axes.get_ylim()[0]  # below it a logarithmic axis knows no end
+        low, high = ([max(point.error + sign * point.deviation, floor) for point in points] for sign in (-1, 1))
         axes.fill_between(left, low, high, color=look.colour, alpha=0.18, linewidth=0, zorder=1)
 
 
@@ -165,20 +167,19 @@ def _line(look: _Look, unit: str) -> dict[str, Any]:
     }
 
 
-def _scale(axes: "Axes", name: str, values: Iterable[float], top: float) -> None:
+def _scale(axes: "Axes", name: str, values: list[float], top: float) -> None:
     """Logarithmic, with a tick at 1, 2 and 5 times each power of ten, at the powers alone if those are many; or linear.
 
     Parameters
     ----------
-    values : iterable of float
+    values : list of float
         What must be seen; a linear axis begins at zero all the same.
     top : float
         The end of the axis.
     """
-    positive = [value for value in values if value > 0]
-    low = min(positive, default=1.0)
-    if top <= SPAN * low:
-        getattr(axes, f"set_{name}lim")(0, 1.04 * top)
+    low = min(values)
+    if low <= 0 or top <= SPAN * low:
+        getattr(axes, f"set_{name}lim")(0, 1.04 * top or 1)
         return
     low, high = low * (low / top) ** 0.04, top * (top / low) ** 0.04
     getattr(axes, f"set_{name}scale")("log")
@@ -190,8 +191,8 @@ def _scale(axes: "Axes", name: str, values: Iterable[float], top: float) -> None
 
 
 def _title(found: dict[str, Any]) -> str:
-    judged = "of them held out" if found["data"] == HELD_OUT_ROWS else "others"
-    return f"pruned on {found['rows']:,} rows, judged on {found['judged_rows']:,} {judged}"
+    held = found["judged_rows"] if found["data"] == HELD_OUT_ROWS else 0
+    return f"pruned on {found['rows'] - held:,} rows, judged on {found['judged_rows']:,} others"
 
 
 def _legend(figure: "Figure", found: dict[str, Any]) -> None:
@@ -203,7 +204,7 @@ def _legend(figure: "Figure", found: dict[str, Any]) -> None:
         entries += [Line2D([], [], label=f"{unit}s", **_line(_Look(GREY, "o"), unit)) for unit in ("neuron", "edge")]
     if found["measure"] == CLASSIFICATION:
         entries.append(Line2D([], [], label="unpruned", **UNPRUNED))
-    figure.legend(handles=entries, loc="outside right upper")
+    figure.legend(handles=entries, loc="outside right upper", handlelength=2.8)
 
 
 @contextmanager

@@ -115,7 +115,7 @@ def comparison_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         for first in range(0, len(keeps), KEEPS_IN_A_TABLE):
             part = slice(first, first + KEEPS_IN_A_TABLE)
             titles = [f"keep {keep:g}\n{size}" for keep, size in zip(keeps[part], sizes[part], strict=True)]
-            table = _table(f"--unit {unit}\nparameters left", *titles)
+            table = _table(f"--unit {unit}\nparameters", *titles)
             for curve in own:
                 table.add_row(curve["method"], *(_error(point, exact) for point in curve["points"][part]))
             yield table
@@ -139,13 +139,13 @@ def _left(points: Iterable[dict[str, Any]], whole: int) -> str:
 def _error(point: dict[str, Any], exact: bool) -> str:
     if point["error"] is None:
         return "-"
-    spread = "" if point["deviation"] is None else f" ± {_percent(point['deviation'], exact)}"
+    spread = "" if point["deviation"] is None else f" ± {_percent(point['deviation'], exact, 2)}"
     return _percent(point["error"], exact) + spread
 
 
-def _percent(value: float, exact: bool) -> str:
-    """With two decimals, as counts of rows deserve; or else three digits."""
-    return f"{100 * value:.2f}" if exact else f"{100 * value:.3g}"
+def _percent(value: float, exact: bool, digits: int = 3) -> str:
+    """With two decimals, as counts of rows deserve; or else with so many digits."""
+    return f"{100 * value:.2f}" if exact else f"{100 * value:.{digits}g}"
 
 
 def _verdict(verdict: dict[str, Any] | None) -> tuple[str, str, str]:

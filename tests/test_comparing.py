@@ -325,6 +325,36 @@ def test_plot_shows_the_curves_and_the_unpruned() -> None:
     assert legend == ["dpp", "dpp-sample", "random", " ", "neurons", "edges", "unpruned"]
 
 
+@pytest.mark.parametrize(
+    ("errors", "scale", "bottom"),
+    [((0.0, 0.0), "linear", 0), ((0.0, 0.9), "linear", 0), ((0.2, 0.3), "linear", 0), ((0.001, 0.3), "log", None)],
+)
+def test_plot_of_errors_is_logarithmic_where_they_span_much(
+    errors: tuple[float, float], scale: str, bottom: float | None
+) -> None:
+    pytest.importorskip("matplotlib")
+    from onnxdpp.plotting import figure
+
+    found = compared(methods=[], repeat=1)
+    for point, error in zip(found["curves"][0]["points"], errors, strict=True):
+        point["error"] = error
+    (axes,) = figure(found).axes
+    low, high = axes.get_ylim()
+    assert (axes.get_yscale(), axes.get_xscale()) == (scale, "linear")
+    assert low == bottom or (bottom is None and 0 < low < 100 * min(errors))
+    assert high > 100 * max(errors)
+
+
+def test_plot_leaves_out_runs_that_failed() -> None:
+    pytest.importorskip("matplotlib")
+    from onnxdpp.plotting import figure
+
+    found = compared(methods=[], repeat=1)
+    found["curves"][0]["points"][1].update(error=None, parameters=None, runs=0)
+    (axes,) = figure(found).axes
+    assert len(axes.lines[0].get_xdata()) == 1
+
+
 def test_plot_has_a_look_for_every_method() -> None:
     from onnxdpp.algebra.selection import METHODS
     from onnxdpp.plotting import LOOKS
@@ -388,6 +418,6 @@ def test_digits_by_importance(capfd: pytest.CaptureFixture[str]) -> None:
         capfd, "compare", DIGITS / "model.onnx", "--calib", DIGITS / "calib.npz", "--data", DIGITS / "test.npz",
         "--labels", "labels", "--keep", 0.1, "--method", "importance", "--repeat", 1, "--provider", "cpu",
     )  # fmt: skip
-    assert re.search(r"^parameters left +2\.2 %$", outcome.out, re.MULTILINE), outcome
+    assert re.search(r"^parameters +2\.2 %$", outcome.out, re.MULTILINE), outcome
     assert re.search(r"^importance +1\.\d\d$", outcome.out, re.MULTILINE)
     assert "unpruned 1.80, 288,010 parameters (1,297 calibration rows, judged on 500 rows of" in outcome.out
