@@ -67,7 +67,8 @@ def matched(
         options,
         keep=None,
         refit="linear" if options.refit == "none" else options.refit,  # neither puts biases in
-        target_parameters=min(1.0, left / parameters(graph.model, graph.folder)[0]),
+        # The half outweighs rounding: what is compared are whole numbers.
+        target_parameters=min(1.0, (left + 0.5) / parameters(graph.model, graph.folder)[0]),
         allocation="uniform",
     )
     return allocate(graph, neurons, goal, batches, provider, lambda text, fraction: None, felt)
