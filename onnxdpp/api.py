@@ -1,6 +1,7 @@
-"""The Python interface: `prune` and `inspect`."""
+"""The Python interface: `prune`, `inspect` and `compare_methods`."""
 
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -14,10 +15,13 @@ from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 from onnxdpp.algebra.refit import is_scarce
+from onnxdpp.algebra.selection import METHODS
 from onnxdpp.budget import allocate
+from onnxdpp.comparing import KEEPS, REPEAT, Question, make_runs
+from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison
 from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluation import compare, macs_per_row, parameters
-from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
 from onnxdpp.graph.calibration import RUNTIME_VERSION, choose_provider
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.external import data_files, has_external_data
@@ -27,6 +31,7 @@ from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info, sav
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
+from onnxdpp.labelled import classification_error, open_labelled
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
 from onnxdpp.pruning import Progress, execute
@@ -323,6 +328,120 @@ def inspect(
     ).as_dict()
 
 
+def compare_methods(
+    model: Model,
+    calib: Calibration,
+    *,
+    keeps: Iterable[float] = KEEPS,
+    methods: Iterable[str] | None = None,
+    unit: str = "neuron",
+    repeat: int = REPEAT,
+    match: str | None = None,
+    data: Calibration | None = None,
+    labels: str | None = None,
+    kernel: str = "rbf",
+    beta: float | None = None,
+    epsilon: float = 0.01,
+    refit: str = "affine",
+    layers: str | Iterable[str] = (),
+    skip: str | Iterable[str] = (),
+    provider: str = "auto",
+    max_rows: int | None = None,
+    progress: Progress = lambda text, fraction: None,
+) -> dict[str, Any]:
+    """Methods side by side: the error of a model pruned by each, against the parameters that are left.
+
+    Parameters
+    ----------
+    model, calib : as for `prune`
+    keeps : iterable of float
+        Fractions that stay.
+    methods : iterable of str, optional
+        Names as for `prune`; ``random`` is always added. Default: all (``auto`` where there is a refit).
+    unit : {"neuron", "edge", "both"}
+    repeat : int
+        How many seeds, 0 to repeat - 1, a method that draws runs with.
+    match : {"parameters"}, optional
+        With both units: `keeps` are the edges', and as many neurons stay as weigh the same (see `onnxdpp.matching`).
+    data : as `calib`, optional
+        What the errors are measured on. Default: every fifth calibration row, which then no run fits.
+    labels : str, optional
+        The array in `data` that holds the class of each row, from 0 on. With it, an error is the share of rows that are
+        classified wrongly; without, the relative L2 of the worst output.
+    kernel, beta, epsilon, refit, layers, skip, provider, max_rows : as for `prune`
+        Of all runs; `max_rows` of `calib`.
+    progress : callable (text, fraction), optional
+
+    Returns
+    -------
+    dict
+        As the JSON Schema ``comparison`` says. `onnxdpp.plotting.figure` draws it, `onnxdpp.curves.as_csv` writes it.
+
+    Raises
+    ------
+    UsageError, ModelError, DataError, NothingToPrune, MachineError
+        All of them OnnxdppError; see `onnxdpp.errors`.
+    """
+    started = time.perf_counter()
+    chosen = (METHODS if refit == "none" else ("auto", *METHODS)) if methods is None else tuple(_listed(methods))
+    question = Question.of(keeps, chosen, unit, repeat, match)
+    options = Options(
+        question.keeps[0], kernel=kernel, beta=beta, epsilon=epsilon, refit=refit,
+        layers=tuple(parse_layer(text) for text in _listed(layers)), skip=tuple(_listed(skip)),
+        provider=provider, max_rows=max_rows,
+    )  # fmt: skip
+    if any(keep is not None for _, keep in options.layers):
+        raise UsageError("All layers are pruned to the same keep here. Give --layer a pattern without '='.")
+    if labels is not None and data is None:
+        raise UsageError("Labels belong to data that errors are measured on. Add --data, or leave --labels out.")
+    proto, folder, info = _opened(model)
+    graph = Graph(in_order(proto), folder)
+    where, notices = choose_provider(provider)
+    inputs = input_specs(graph.model)
+    batches = open_batches(calib, inputs, max_rows=max_rows)
+    judged = batches
+    if data is not None:
+        judged = open_batches(data, inputs) if labels is None else open_labelled(data, inputs, labels)
+    elif batches.rows < HELD_OUT:
+        raise UsageError(
+            f"Of {batches.rows} calibration rows none can be held out. Give {HELD_OUT} or more, or --data."
+        )
+
+    def error(pruned: ModelProto) -> float:
+        if labels is not None:
+            return classification_error(graph, pruned, judged, labels, where)
+        found = compare(graph, pruned, judged, where, held_out=data is None).worst
+        if math.isinf(found):
+            raise ModelError("An output that is zero in the original is not in the pruned model.")
+        return found
+
+    unpruned = error(graph.model)
+    if math.isnan(unpruned):
+        raise UsageError("The model has no output that can be compared. Give --data and --labels.")
+    runs, failed = make_runs(graph, question, options, batches, error, where, progress, hold_out=data is None)
+    notices += [*batches.notices, *(() if data is None else judged.notices), *failed]
+    given = {
+        "calib": _named(calib), "data": None if data is None else _named(data), "labels": labels,
+        "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,
+        "match": match, "kernel": kernel, "beta": "auto" if beta is None else beta, "epsilon": epsilon, "refit": refit,
+        "layers": _listed(layers), "skip": _listed(skip), "max_rows": max_rows,
+    }  # fmt: skip
+    return Comparison(
+        model=_size(graph, info, None),
+        measure=DISTANCE if labels is None else CLASSIFICATION,
+        unpruned=unpruned,
+        data=HELD_OUT_ROWS if data is None else _named(data),
+        judged_rows=batches.rows // HELD_OUT if data is None else judged.rows,
+        rows=batches.rows,
+        runs=runs,
+        provider=where,
+        notices=notices,
+        options=given,
+        versions=_versions(),
+        seconds=time.perf_counter() - started,
+    ).as_dict()
+
+
 def _listed(patterns: str | Iterable[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
@@ -385,9 +504,13 @@ def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
     ]
 
 
+def _named(data: Calibration) -> str:
+    return str(data) if isinstance(data, str | PathLike) else "arrays"
+
+
 def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
     given = {
-        "calib": str(calib) if isinstance(calib, str | PathLike) else "arrays",
+        "calib": _named(calib),
         **{name: getattr(options, name) for name in Options.__dataclass_fields__},
     }
     given["beta"] = "auto" if options.beta is None else options.beta

@@ -181,7 +181,7 @@ def to_json(data: dict[str, Any]) -> str:
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema ``report`` or ``inspection``, parsed."""
+    """The JSON Schema ``report``, ``inspection`` or ``comparison``, parsed."""
     text = files("onnxdpp").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
     parsed: dict[str, Any] = json.loads(text)
     return parsed
