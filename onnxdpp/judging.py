@@ -108,7 +108,7 @@ class Judge:
         taken = sum(array.nbytes for array in (*row.feeds.values(), *outputs) if isinstance(array, np.ndarray))
         most = max(1, min(ROWS, len(held), MOST_BYTES * row.rows // max(1, taken)))
         rows = picked(self._batches, held[np.unique(np.linspace(0, len(held) - 1, most).astype(int))])
-        return rows if self._batches.fixed else list(stacked(rows, BATCH))
+        return list(rows if self._batches.fixed else stacked(rows, BATCH))
 
     def _outputs(self, model: ModelProto) -> list[Matrix]:
         """Of each float output all rows, one after the other; what has another shape in each batch is left out."""
