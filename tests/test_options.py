@@ -111,8 +111,8 @@ def test_count_rounds_to_the_nearest_multiple_upwards_at_half() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep": 0.5, "pattern": "2:4", "unit": "edge"}, "Give one of these: keep; for edges, a pattern"),
-        ({}, "Give one of these: keep; for edges, a pattern"),
+        ({"keep": 0.5, "pattern": "2:4", "unit": "edge"}, "Give one of these: keep; target-parameters"),
+        ({}, "Give one of these: keep; target-parameters"),
         ({"pattern": "2:4"}, "for edges"),
         ({"pattern": "2:4", "unit": "edge", "method": "dpp-sample"}, "dpp-sample"),
         ({"pattern": "2:4", "unit": "edge", "round_to": 8}, "round-to"),
