@@ -11,6 +11,7 @@ from onnxdpp.errors import DataError, MachineError, ModelError, NothingToPrune, 
 
 if TYPE_CHECKING:
     from onnxdpp.api import PruneResult, inspect, prune
+    from onnxdpp.evaluating import evaluate
 
 __all__ = [
     "DataError",
@@ -20,6 +21,7 @@ __all__ = [
     "OnnxdppError",
     "PruneResult",
     "UsageError",
+    "evaluate",
     "inspect",
     "prune",
 ]
@@ -31,4 +33,8 @@ def __getattr__(name: str) -> Any:
         from onnxdpp import api
 
         return getattr(api, name)
+    if name == "evaluate":
+        from onnxdpp.evaluating import evaluate
+
+        return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

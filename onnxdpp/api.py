@@ -1,44 +1,39 @@
 """The Python interface: `prune` and `inspect`."""
 
 import json
-import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 from onnxdpp.algebra.refit import is_scarce
 from onnxdpp.budget import allocate
-from onnxdpp.errors import ModelError, UsageError
-from onnxdpp.evaluation import compare, macs_per_row, parameters
+from onnxdpp.errors import UsageError
+from onnxdpp.evaluation import compare, macs_per_row
 from onnxdpp.graph.batches import input_specs, open_batches
-from onnxdpp.graph.calibration import RUNTIME_VERSION, choose_provider
+from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.checking import check_model
-from onnxdpp.graph.external import data_files, has_external_data
+from onnxdpp.graph.external import has_external_data
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import find_layers
-from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info, save_model
+from onnxdpp.graph.model import model_info, save_model
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
+from onnxdpp.opening import Data, Model, counting, opened, size_of, versions
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
 from onnxdpp.pruning import Progress, execute
-from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
+from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
 from onnxdpp.sensitivity import Sensitivity
 from onnxdpp.sizing import expected_sizes
 from onnxdpp.sweeping import swept
 from onnxdpp.verifying import Verdict
 from onnxdpp.verifying import verify as check_layers
-
-Model: TypeAlias = str | PathLike[str] | ModelProto
-Calibration: TypeAlias = str | PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
 
 
 @dataclass
@@ -77,7 +72,7 @@ class PruneResult:
 
 def prune(
     model: Model,
-    calib: Calibration,
+    calib: Data,
     *,
     keep: float | str | None = None,
     pattern: str | None = None,
@@ -114,7 +109,7 @@ def prune(
     model : path or ModelProto
         Not changed.
     calib : path, mapping of arrays, or iterable of mappings
-        Calibration data, first axis = rows: ``.npz``, ``.npy``, a folder of them, ``"random:256"``, arrays by input
+        Data data, first axis = rows: ``.npz``, ``.npy``, a folder of them, ``"random:256"``, arrays by input
         name, or batches of them (an iterable that starts anew each time; a one-shot iterator is read into a list).
     keep : float or "auto"
         Fraction that stays, 0 < keep <= 1: of the neurons of every layer, or of the edges into every output.
@@ -199,7 +194,7 @@ def prune(
         target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
         None if apply is None else parse_report(_report(apply)),
     )  # fmt: skip
-    proto, folder, info = _opened(model)
+    proto, folder, info = opened(model)
     graph = Graph(in_order(proto), folder)
     scratch = Scratch(active=has_external_data(proto))
     todo = plan(graph, options)
@@ -220,14 +215,14 @@ def prune(
     pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
-    discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
+    discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
     first = next(iter(batches))
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
     report = Report(
-        before=_size(graph, info, macs_per_row(graph, first, where)),
-        after=_size(after, model_info(pruned, folder), macs_per_row(after, first, where)),
+        before=size_of(graph, info, macs_per_row(graph, first, where)),
+        after=size_of(after, model_info(pruned, folder), macs_per_row(after, first, where)),
         layers=results,
         refusals=[(refusal.name, refusal.reason) for refusal in todo.refusals],
         discrepancy=discrepancy.outputs,
@@ -237,7 +232,7 @@ def prune(
         random_data=batches.random,
         notices=notices,
         options=_options_as_given(options, calib),
-        versions=_versions(),
+        versions=versions(),
         seconds=time.perf_counter() - started,
     )
     return PruneResult(pruned, report.as_dict(), folder, scratch)
@@ -247,7 +242,7 @@ def inspect(
     model: Model,
     *,
     verify: bool = False,
-    calib: Calibration | None = None,
+    calib: Data | None = None,
     kernel: str = "rbf",
     beta: float | None = None,
     epsilon: float = 0.01,
@@ -287,7 +282,7 @@ def inspect(
     options = Options(
         "auto", method="dpp", kernel=kernel, beta=beta, epsilon=epsilon, seed=seed, provider=provider, max_rows=max_rows
     )
-    proto, folder, info = _opened(model)
+    proto, folder, info = opened(model)
     graph = Graph(in_order(proto), folder)
     layers, no_neurons = find_layers(graph)
     projections, no_edges = find_projections(graph)
@@ -319,7 +314,7 @@ def inspect(
     refusals = [(refusal.name, "neuron", refusal.reason) for refusal in no_neurons]
     refusals += [(refusal.name, "edge", refusal.reason) for refusal in no_edges]
     return Inspection(
-        _size(graph, info, None), graph.opset, proto.producer_name, found, refusals, notices, _versions()
+        size_of(graph, info, None), graph.opset, proto.producer_name, found, refusals, notices, versions()
     ).as_dict()
 
 
@@ -339,35 +334,6 @@ def _report(report: Mapping[str, Any] | str | PathLike[str]) -> Mapping[str, Any
     return read
 
 
-def _opened(model: Model) -> tuple[ModelProto, Path | None, FileInfo]:
-    """The model, its folder where it is a path, and what it weighs."""
-    if isinstance(model, ModelProto):
-        check_model(model, "the model")
-        if has_external_data(model):
-            raise ModelError("The model has external data, and a ModelProto does not say where. Give the model's path.")
-        return model, None, model_info(model)
-    if not isinstance(model, str | PathLike):
-        raise UsageError(f"The model is a {type(model).__name__}; it can be a path or an onnx.ModelProto.")
-    proto, folder = load_model(model), Path(model).parent.absolute()
-    return proto, folder, file_info(model, data_files(proto, folder))
-
-
-def _size(graph: Graph, info: FileInfo, macs: int | None) -> ModelSize:
-    total, nonzero = parameters(graph.model, graph.folder)
-    return ModelSize(info.sha256, info.bytes, total, nonzero, macs)
-
-
-def _counting(progress: Progress, text: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def count(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress(text, done / total)
-
-    return count
-
-
 def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
     """A notice where some layer was refitted on too few rows for the inputs that are left."""
     short = [
@@ -385,7 +351,7 @@ def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
     ]
 
 
-def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
+def _options_as_given(options: Options, calib: Data) -> dict[str, Any]:
     given = {
         "calib": str(calib) if isinstance(calib, str | PathLike) else "arrays",
         **{name: getattr(options, name) for name in Options.__dataclass_fields__},
@@ -396,11 +362,3 @@ def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
     given["apply"] = None if options.apply is None else [name for name, _, _ in options.apply]
     given["pattern"] = None if options.pattern is None else ":".join(map(str, options.pattern))
     return given
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "onnxruntime": RUNTIME_VERSION,
-        **{name: version(name) for name in ("onnxdpp", "onnx", "numpy", "scipy")},
-    }

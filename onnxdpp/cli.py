@@ -328,6 +328,66 @@ def prune(
         _show(prune_tables(result.report, None if dry_run else out))
 
 
+@cli.command()
+@click.argument("original")
+@click.argument("pruned")
+@click.option("--data", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
+@click.option("--labels", metavar="NAME", help="The array of DATA that holds the class of each row.")
+@click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="For latency and memory.")
+@click.option("--latency/--no-latency", default=True, help="Time both, in turn.  [default: latency]")
+@click.option("--memory/--no-memory", default=True, help="Measure the memory of each.  [default: memory]")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random rows.")
+@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
+@click.option("--batch-size", type=int, metavar="N", help="Rows in one run, the second that is timed.")
+@_MAX_ROWS
+@click.option("--report", metavar="FILE.json", help="Write the findings there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@click.option("--force", is_flag=True, help="Overwrite the report.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+def evaluate(
+    original: str,
+    pruned: str,
+    data: str,
+    report: str | None,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Compare PRUNED with ORIGINAL: answers, accuracy, size, latency, memory.
+
+    Any two models will do that have the same inputs and outputs.
+    """
+    with _importing():
+        from onnxdpp.evaluating import evaluate as run
+        from onnxdpp.graph.model import check_input, check_output, write_text
+    from onnxdpp.report import to_json
+    from onnxdpp.tables import evaluation_tables
+
+    _log(debug)
+    if not data:
+        raise UsageError("--data is empty. Name the data.")
+    for model in (original, pruned):
+        check_input(model)
+    if report is not None:
+        named = [] if data.startswith("random:") else [data]
+        check_output(report, inputs=[original, pruned, *named], force=force)
+    with _on_signal(signal.SIGTERM, _terminate), _progress(quiet) as progress:
+        found = run(original, pruned, data, progress=progress, **options)
+    text = to_json(found)
+    if report is not None:
+        write_text(report, text)
+    if not quiet:
+        for notice in found["notices"]:
+            _say(f"note: {notice}")
+    if as_json:
+        click.echo(text, nl=False)
+    elif not quiet:
+        _show(evaluation_tables(found))
+
+
 def _check_calib(calib: str | None) -> None:
     if calib == "":
         raise UsageError("--calib is empty. Name the calibration data.")

@@ -1,0 +1,251 @@
+"""The Python interface of `onnxdpp evaluate`: two models, one data set, everything that can be said of the change."""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxdpp.errors import MachineError, ModelError, UsageError
+from onnxdpp.evaluation import differences, macs_per_row
+from onnxdpp.footprint import compressed, peak_memory
+from onnxdpp.graph.batches import Batch, Batches, InputSpec, input_specs, open_batches
+from onnxdpp.graph.calibration import Session, choose_provider
+from onnxdpp.graph.external import data_files
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.inputs import row_axis
+from onnxdpp.graph.model import FileInfo, save_model
+from onnxdpp.graph.rewriting import in_order
+from onnxdpp.graph.walking import quoted
+from onnxdpp.latency import Latency, interleaved
+from onnxdpp.opening import Data, Model, Progress, counting, opened, size_of, versions
+from onnxdpp.options import Options
+from onnxdpp.report import Evaluation
+
+Value = tuple[str, str, tuple[Any, ...]]
+
+
+def evaluate(
+    original: Model,
+    pruned: Model,
+    data: Data,
+    *,
+    labels: str | None = None,
+    provider: str = "auto",
+    batch_size: int | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    latency: bool = True,
+    memory: bool = True,
+    progress: Progress = lambda text, fraction: None,
+) -> dict[str, Any]:
+    """Compare two models with the same inputs and outputs: any two, whoever made them.
+
+    Parameters
+    ----------
+    original, pruned : path or ModelProto
+        Not changed.
+    data : path, mapping of arrays, or iterable of mappings
+        As `prune` takes for calibration; rows that were not used there say more.
+    labels : str, optional
+        The array of the data that holds the class of each row: whole numbers, (rows,).
+    provider : {"auto", "cpu", "cuda"}
+    batch_size, max_rows : int, optional
+        Rows per run; rows to use, evenly spaced.
+    seed : int
+        Of random data.
+    threads : int
+        Of each session whose latency or memory is measured.
+    latency, memory : bool
+        Whether these are measured.
+    progress : callable (text, fraction), optional
+
+    Returns
+    -------
+    dict
+        As the JSON Schema ``evaluation`` says.
+
+    Raises
+    ------
+    UsageError, ModelError, DataError, MachineError
+        All of them OnnxdppError; see `onnxdpp.errors`.
+    """
+    started = time.perf_counter()
+    Options("auto", seed=seed, provider=provider, batch_size=batch_size, max_rows=max_rows)  # checks them
+    if not isinstance(threads, int) or threads < 1:
+        raise UsageError(f"threads is {threads!r}; it must be a whole number, at least 1.")
+    (before, before_info), (after, after_info) = (_opened(model) for model in (original, pruned))
+    where, notices = choose_provider(provider)
+    one, other = (Session(graph.model, where, graph.folder) for graph in (before, after))
+    check_interface(one, other)
+    inputs = _joint(input_specs(before.model), input_specs(after.model))
+    batches = labelled(data, inputs, labels, batch_size=batch_size, max_rows=max_rows, seed=seed)
+    found = differences(
+        one,
+        other,
+        batches,
+        counting(progress, "compare", batches.rows),
+        random_values=before.random_values | after.random_values,
+        labels=labels,
+    )
+    del one, other
+    first = next(iter(batches))
+    first = replace(first, feeds={spec.name: first.feeds[spec.name] for spec in inputs})
+    notices += [*batches.notices, *found.notices]
+    if batches.random:
+        notices.append("The data are random: sizes and latency are real, answers are not.")
+    latencies = latencies_of(before, after, batches, first, where, threads, progress) if latency else []
+    with tempfile.TemporaryDirectory(prefix="onnxdpp-") as folder:
+        stored = ((original, before, "original.onnx"), (pruned, after, "pruned.onnx"))
+        files = [_files(model, graph, Path(folder) / name) for model, graph, name in stored]
+        packed = [compressed(part) for part in files]
+        taken = None
+        if memory:
+            try:
+                taken = [asdict(peak_memory(part[0], first.feeds, where, threads)) for part in files]
+            except MachineError as error:
+                notices.append(f"Peak memory cannot be measured: {error}.")
+    return Evaluation(
+        before=size_of(before, before_info, macs_per_row(before, first, where)),
+        after=size_of(after, after_info, macs_per_row(after, first, where)),
+        gzip_bytes=(packed[0], packed[1]),
+        discrepancy=found.outputs,
+        accuracy=found.accuracy,
+        latency=[asdict(part) for part in latencies],
+        memory=None if taken is None else {"before": taken[0], "after": taken[1]},
+        threads=threads,
+        provider=where,
+        rows=batches.rows,
+        random_data=batches.random,
+        notices=notices,
+        options={
+            "original": _named(original), "pruned": _named(pruned),
+            "data": str(data) if isinstance(data, str | PathLike) else "arrays",
+            "labels": labels, "provider": provider, "batch_size": batch_size, "max_rows": max_rows, "seed": seed,
+            "threads": threads, "latency": latency, "memory": memory,
+        },
+        versions=versions(),
+        seconds=time.perf_counter() - started,
+    ).as_dict()  # fmt: skip
+
+
+def labelled(data: Data, inputs: Sequence[InputSpec], labels: str | None, **options: Any) -> Batches:
+    """Open data for these inputs; with labels, one more array of whole numbers, one for each row.
+
+    Raises
+    ------
+    UsageError
+        If labels are asked of random data, or of a model whose inputs do not all have a row axis.
+    """
+    if labels is None:
+        return open_batches(data, inputs, **options)
+    if isinstance(data, str) and data.startswith("random:"):
+        raise UsageError("Random data have no labels. Leave --labels out, or name data that have them.")
+    if any(spec.name == labels for spec in inputs):
+        raise UsageError(f"The labels {quoted(labels)} are an input of the models. Name the array that holds classes.")
+    row_wise, fixed = row_axis(inputs)
+    if not row_wise:
+        raise UsageError("Labels need data in rows, but not all inputs of the models have a row axis.")
+    return open_batches(data, [*inputs, InputSpec(labels, np.dtype(np.int64), (fixed,))], **options)
+
+
+def latencies_of(
+    before: Graph, after: Graph, batches: Batches, batch: Batch, provider: str, threads: int, progress: Progress
+) -> list[Latency]:
+    """Latency for one row, where the model takes one, and for the batch."""
+
+    def pair(batch: Batch) -> Callable[[bool], tuple[Callable[[], object], Callable[[], object]]]:
+        def sessions(second_first: bool) -> tuple[Callable[[], object], Callable[[], object]]:
+            order = (after, before) if second_first else (before, after)
+            made = [Session(graph.model, provider, graph.folder, threads=threads) for graph in order]
+            old, new = reversed(made) if second_first else made
+            return lambda: old.run(batch), lambda: new.run(batch)
+
+        return sessions
+
+    sizes = [batch]
+    if not batches.fixed and batch.rows > 1:
+        sizes.insert(0, Batch({name: array[:1] for name, array in batch.feeds.items()}, batch.first, 1))
+    found = []
+    for part in sizes:
+        told = f"latency, {part.rows} rows"
+        found.append(interleaved(pair(part), part.rows, partial(progress, told)))
+    return found
+
+
+def check_interface(before: Session, after: Session) -> None:
+    """Refuse two models that do not have the same inputs and outputs, in whatever order.
+
+    Dimensions that one of them leaves free may be anything in the other.
+
+    Raises
+    ------
+    ModelError
+        It names the first that differs.
+    """
+    for what, ours, theirs in (("input", before.inputs, after.inputs), ("output", before.outputs, after.outputs)):
+        others = {value[0]: value for value in theirs}
+        for value in ours:
+            if value[0] not in others:
+                raise ModelError(_gap(what, value, None))
+            if not _alike(value, others.pop(value[0])):
+                other = next(part for part in theirs if part[0] == value[0])
+                raise ModelError(_gap(what, value, other))
+        for value in others.values():
+            raise ModelError(_gap(what, None, value))
+
+
+def _gap(what: str, value: Value | None, other: Value | None) -> str:
+    def shown(part: Value | None) -> str:
+        return "none" if part is None else f"{part[1]} {list(part[2])}"
+
+    name = quoted((value or other or ("",))[0])
+    return (
+        f"The models cannot be compared: {what} {name} is {shown(value)} in the original, {shown(other)} in the pruned "
+        "model."
+    )
+
+
+def _alike(value: Value, other: Value) -> bool:
+    (_, kind, shape), (_, other_kind, other_shape) = value, other
+    pairs = zip(shape, other_shape, strict=False)
+    fits = all(a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in pairs)
+    return kind == other_kind and fits and (len(shape) == len(other_shape) or not shape or not other_shape)
+
+
+def _joint(inputs: Sequence[InputSpec], others: Sequence[InputSpec]) -> list[InputSpec]:
+    """The inputs of both models at once: a dimension is fixed where it is in one of them."""
+    shapes = {spec.name: spec.shape for spec in others}
+
+    def joined(spec: InputSpec) -> InputSpec:
+        other = shapes[spec.name]
+        if spec.shape is None or other is None:
+            return spec if other is None else replace(spec, shape=other)
+        return replace(
+            spec, shape=tuple(b if isinstance(b, int) else a for a, b in zip(spec.shape, other, strict=True))
+        )
+
+    return [joined(spec) for spec in inputs]
+
+
+def _opened(model: Model) -> tuple[Graph, FileInfo]:
+    proto, folder, info = opened(model)
+    return Graph(in_order(proto), folder), info
+
+
+def _files(model: Model, graph: Graph, path: Path) -> list[Path]:
+    """The files of a model; one in memory is written to `path` first."""
+    if isinstance(model, str | PathLike):
+        return [Path(model), *data_files(graph.model, Path(model).parent.absolute())]
+    save_model(model, path)
+    return [path, *sorted(path.parent.glob(f"{path.name}.*"))]
+
+
+def _named(model: Model) -> str:
+    return str(model) if isinstance(model, str | PathLike) else "in memory"
