@@ -102,7 +102,7 @@ def interval(rows: int, lost: int, gained: int) -> tuple[float, float]:
     """Interval of 95 % of the change of accuracy; see the header.
 
     >>> [round(bound, 4) for bound in interval(1000, 20, 10)]
-    [-0.0208, 0.0009]
+    [-0.0209, 0.0009]
     """
     change, n = gained - lost, rows + 2
     half = Z * math.sqrt(lost + gained + 1 - change**2 / n)

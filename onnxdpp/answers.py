@@ -115,7 +115,9 @@ class Answers:
         a, b = before[sound].astype(np.float64), after[sound].astype(np.float64)
         lost = int((~np.isfinite(b)).sum())
         self.lost += lost
-        if not lost:
+        if lost:
+            return lost
+        with np.errstate(over="ignore", invalid="ignore"):  # what is too large is no figure
             gap = b - a
             self._entries += gap.size
             self._difference += float(np.vdot(gap, gap))
@@ -123,4 +125,4 @@ class Answers:
             self._after += float(np.vdot(b, b))
             self._product += float(np.vdot(a, b))
             self._largest = max(self._largest, float(np.abs(gap).max(initial=0.0)))
-        return lost
+        return 0
