@@ -1,8 +1,7 @@
 """The Python interface: `prune` and `inspect`."""
 
-import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -13,7 +12,9 @@ from onnx import ModelProto
 from onnxdpp.algebra.refit import is_scarce
 from onnxdpp.budget import allocate
 from onnxdpp.errors import UsageError
+from onnxdpp.evaluating import Trial, check_labels, labelled
 from onnxdpp.evaluation import compare, macs_per_row
+from onnxdpp.gates import Limits, verdicts
 from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.checking import check_model
@@ -24,10 +25,10 @@ from onnxdpp.graph.model import model_info, save_model
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
-from onnxdpp.opening import Data, Model, counting, opened, size_of, versions
+from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
-from onnxdpp.pruning import Progress, execute
+from onnxdpp.pruning import execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
 from onnxdpp.sensitivity import Sensitivity
 from onnxdpp.sizing import expected_sizes
@@ -99,7 +100,15 @@ def prune(
     target_macs: float | None = None,
     target_discrepancy: float | None = None,
     allocation: str = "measured",
-    apply: Mapping[str, Any] | str | PathLike[str] | None = None,
+    apply: Given | None = None,
+    data: Data | None = None,
+    labels: str | None = None,
+    max_discrepancy: float | None = None,
+    max_accuracy_drop: float | None = None,
+    min_agreement: float | None = None,
+    max_size_ratio: float | None = None,
+    min_speedup: float | None = None,
+    baseline: Given | None = None,
     progress: Progress = lambda text, fraction: None,
 ) -> PruneResult:
     """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
@@ -168,6 +177,15 @@ def prune(
     apply : report or path of one, optional
         Instead of `keep`: the neurons that an earlier run kept, on a model that was trained or exported again, with a
         refit of its own.
+    data : as `calib`, optional
+        Rows that are not calibrated on, where the pruned model is tried: the report's ``evaluation``.
+    labels : str, optional
+        The array of `data` that holds the class of each row.
+    max_discrepancy, max_accuracy_drop, min_agreement, max_size_ratio, min_speedup : float, optional
+        Gates, see `onnxdpp.gates.Limits`; the report's ``gates`` say which are passed. Those on answers look at `data`;
+        without, at every fifth calibration row, which is not fitted then.
+    baseline : report or path of one, optional
+        Of an earlier run: one more gate for each figure there.
     progress : callable (text, fraction), optional
 
     Returns
@@ -192,8 +210,15 @@ def prune(
         provider, batch_size, max_rows,
         None if pattern is None else parse_pattern(pattern), mask, memory, swaps, sensitivity, sweeps,
         target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
-        None if apply is None else parse_report(_report(apply)),
+        None if apply is None else parse_report(read_report(apply)),
     )  # fmt: skip
+    limits = Limits(
+        max_discrepancy, max_accuracy_drop, min_agreement, max_size_ratio, min_speedup,
+        None if baseline is None else read_report(baseline),
+    )  # fmt: skip
+    if data is None and (labels is not None or max_accuracy_drop is not None):
+        raise UsageError("Labels, and a gate on accuracy, need data that have them: name these by --data and --labels.")
+    check_labels(limits, labels)
     proto, folder, info = opened(model)
     graph = Graph(in_order(proto), folder)
     scratch = Scratch(active=has_external_data(proto))
@@ -207,7 +232,12 @@ def prune(
     steps = (options, batches, where, progress)
     if options.has_goal:
         todo = allocate(graph, todo, *steps, felt)
-    hold_out = options.target_discrepancy is not None
+    trial = None
+    if data is not None:
+        trial = Trial(labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels, held_out=False)
+    elif limits.on_answers or min_speedup is not None:
+        trial = Trial(batches, None, held_out=limits.on_answers)
+    hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
         _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
         todo, told = swept(graph, todo, results, *steps, felt)
@@ -216,6 +246,7 @@ def prune(
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
+    tried = None if trial is None else trial.run(graph, after, where, min_speedup is not None, progress)
     first = next(iter(batches))
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
     if batches.random:
@@ -226,16 +257,23 @@ def prune(
         layers=results,
         refusals=[(refusal.name, refusal.reason) for refusal in todo.refusals],
         discrepancy=discrepancy.outputs,
+        evaluation=tried,
         provider=where,
         seed=seed,
         rows=batches.rows,
         random_data=batches.random,
         notices=notices,
-        options=_options_as_given(options, calib),
+        options={
+            **_options_as_given(options, calib),
+            "data": None if data is None else named(data),
+            "labels": labels,
+            **limits.as_given(None if baseline is None else named(baseline)),
+        },
         versions=versions(),
         seconds=time.perf_counter() - started,
-    )
-    return PruneResult(pruned, report.as_dict(), folder, scratch)
+    ).as_dict()
+    report["gates"] = verdicts(report, limits)
+    return PruneResult(pruned, report, folder, scratch)
 
 
 def inspect(
@@ -322,18 +360,6 @@ def _listed(patterns: str | Iterable[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
-def _report(report: Mapping[str, Any] | str | PathLike[str]) -> Mapping[str, Any]:
-    if isinstance(report, Mapping):
-        return report
-    try:
-        read = json.loads(Path(report).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"The report {str(report)!r} cannot be read: {' '.join(str(error).split())}.") from error
-    if not isinstance(read, dict):
-        raise UsageError(f"The report {str(report)!r} is none of onnxdpp.")
-    return read
-
-
 def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
     """A notice where some layer was refitted on too few rows for the inputs that are left."""
     short = [
@@ -353,7 +379,7 @@ def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
 
 def _options_as_given(options: Options, calib: Data) -> dict[str, Any]:
     given = {
-        "calib": str(calib) if isinstance(calib, str | PathLike) else "arrays",
+        "calib": named(calib),
         **{name: getattr(options, name) for name in Options.__dataclass_fields__},
     }
     given["beta"] = "auto" if options.beta is None else options.beta

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,8 @@ import numpy as np
 from onnxdpp.errors import MachineError, ModelError, UsageError
 from onnxdpp.evaluation import differences, macs_per_row
 from onnxdpp.footprint import compressed, peak_memory
-from onnxdpp.graph.batches import Batch, Batches, InputSpec, input_specs, open_batches
+from onnxdpp.gates import Limits, verdicts
+from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, InputSpec, input_specs, open_batches
 from onnxdpp.graph.calibration import Session, choose_provider
 from onnxdpp.graph.external import data_files
 from onnxdpp.graph.index import Graph
@@ -23,7 +24,7 @@ from onnxdpp.graph.model import FileInfo, save_model
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.walking import quoted
 from onnxdpp.latency import Latency, interleaved
-from onnxdpp.opening import Data, Model, Progress, counting, opened, size_of, versions
+from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import Options
 from onnxdpp.report import Evaluation
 
@@ -43,6 +44,12 @@ def evaluate(
     threads: int = 1,
     latency: bool = True,
     memory: bool = True,
+    max_discrepancy: float | None = None,
+    max_accuracy_drop: float | None = None,
+    min_agreement: float | None = None,
+    max_size_ratio: float | None = None,
+    min_speedup: float | None = None,
+    baseline: Given | None = None,
     progress: Progress = lambda text, fraction: None,
 ) -> dict[str, Any]:
     """Compare two models with the same inputs and outputs: any two, whoever made them.
@@ -64,6 +71,10 @@ def evaluate(
         Of each session whose latency or memory is measured.
     latency, memory : bool
         Whether these are measured.
+    max_discrepancy, max_accuracy_drop, min_agreement, max_size_ratio, min_speedup : float, optional
+        Gates, see `onnxdpp.gates.Limits`: the findings' ``gates`` say which are passed.
+    baseline : report or path of one, optional
+        Of an earlier run: one more gate for each figure there.
     progress : callable (text, fraction), optional
 
     Returns
@@ -80,6 +91,13 @@ def evaluate(
     Options("auto", seed=seed, provider=provider, batch_size=batch_size, max_rows=max_rows)  # checks them
     if not isinstance(threads, int) or threads < 1:
         raise UsageError(f"threads is {threads!r}; it must be a whole number, at least 1.")
+    limits = Limits(
+        max_discrepancy, max_accuracy_drop, min_agreement, max_size_ratio, min_speedup,
+        None if baseline is None else read_report(baseline),
+    )  # fmt: skip
+    check_labels(limits, labels)
+    if min_speedup is not None and not latency:
+        raise UsageError("A gate on speed needs the latency. Leave --no-latency out, or --min-speedup.")
     (before, before_info), (after, after_info) = (_opened(model) for model in (original, pruned))
     where, notices = choose_provider(provider)
     one, other = (Session(graph.model, where, graph.folder) for graph in (before, after))
@@ -111,7 +129,7 @@ def evaluate(
                 taken = [asdict(peak_memory(part[0], first.feeds, where, threads)) for part in files]
             except MachineError as error:
                 notices.append(f"Peak memory cannot be measured: {error}.")
-    return Evaluation(
+    result = Evaluation(
         before=size_of(before, before_info, macs_per_row(before, first, where)),
         after=size_of(after, after_info, macs_per_row(after, first, where)),
         gzip_bytes=(packed[0], packed[1]),
@@ -125,14 +143,60 @@ def evaluate(
         random_data=batches.random,
         notices=notices,
         options={
-            "original": _named(original), "pruned": _named(pruned),
-            "data": str(data) if isinstance(data, str | PathLike) else "arrays",
-            "labels": labels, "provider": provider, "batch_size": batch_size, "max_rows": max_rows, "seed": seed,
-            "threads": threads, "latency": latency, "memory": memory,
+            "original": named(original), "pruned": named(pruned), "data": named(data), "labels": labels,
+            "provider": provider, "batch_size": batch_size, "max_rows": max_rows, "seed": seed, "threads": threads,
+            "latency": latency, "memory": memory, **limits.as_given(None if baseline is None else named(baseline)),
         },
         versions=versions(),
         seconds=time.perf_counter() - started,
     ).as_dict()  # fmt: skip
+    result["gates"] = verdicts(result, limits)
+    return result
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Where a pruned model is tried, for the report of `prune`.
+
+    Attributes
+    ----------
+    batches : Batches
+    labels : str or None
+        Which of the feeds are no input, but the classes of the rows.
+    held_out : bool
+        Every fifth row of `batches`, and not all of them: those that are not fitted.
+    """
+
+    batches: Batches
+    labels: str | None
+    held_out: bool
+
+    def run(self, before: Graph, after: Graph, provider: str, latency: bool, progress: Progress) -> dict[str, Any]:
+        """The ``evaluation`` of a report: answers, accuracy and, if asked for, latency on one thread."""
+        found = differences(
+            Session(before.model, provider, before.folder),
+            Session(after.model, provider, after.folder),
+            self.batches,
+            counting(progress, "evaluate", self.batches.rows),
+            random_values=before.random_values,
+            labels=self.labels,
+            held_out=self.held_out,
+        )
+        first = next(iter(self.batches))
+        timed = latencies_of(before, after, self.batches, first, provider, 1, progress) if latency else []
+        return {
+            "held_out": self.held_out,
+            "rows": self.batches.rows // HELD_OUT if self.held_out else self.batches.rows,
+            "discrepancy": found.outputs,
+            "accuracy": found.accuracy,
+            "latency": [asdict(part) for part in timed],
+        }
+
+
+def check_labels(limits: Limits, labels: str | None) -> None:
+    """Refuse a gate on accuracy without labels."""
+    if limits.max_accuracy_drop is not None and labels is None:
+        raise UsageError("A gate on accuracy needs labels. Name the array of the data that holds them by --labels.")
 
 
 def labelled(data: Data, inputs: Sequence[InputSpec], labels: str | None, **options: Any) -> Batches:
@@ -245,7 +309,3 @@ def _files(model: Model, graph: Graph, path: Path) -> list[Path]:
         return [Path(model), *data_files(graph.model, Path(model).parent.absolute())]
     save_model(model, path)
     return [path, *sorted(path.parent.glob(f"{path.name}.*"))]
-
-
-def _named(model: Model) -> str:
-    return str(model) if isinstance(model, str | PathLike) else "in memory"

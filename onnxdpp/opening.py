@@ -1,11 +1,12 @@
 """What users hand in, opened and weighed: models by path or in memory, and the versions that a report names."""
 
+import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from numpy.typing import ArrayLike
 from onnx import ModelProto
@@ -21,6 +22,7 @@ from onnxdpp.report import ModelSize
 
 Model: TypeAlias = str | PathLike[str] | ModelProto
 Data: TypeAlias = str | PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
+Given: TypeAlias = Mapping[str, Any] | str | PathLike[str]
 Progress: TypeAlias = Callable[[str, float], None]
 
 
@@ -41,6 +43,30 @@ def size_of(graph: Graph, info: FileInfo, macs: int | None) -> ModelSize:
     """What reports say of a model's size."""
     total, nonzero = parameters(graph.model, graph.folder)
     return ModelSize(info.sha256, info.bytes, total, nonzero, macs)
+
+
+def read_report(report: Given) -> Mapping[str, Any]:
+    """A report, or the one in a file.
+
+    Raises
+    ------
+    UsageError
+        If it cannot be read.
+    """
+    if isinstance(report, Mapping):
+        return report
+    try:
+        read = json.loads(Path(report).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"The report {str(report)!r} cannot be read: {' '.join(str(error).split())}.") from error
+    if not isinstance(read, dict):
+        raise UsageError(f"The report {str(report)!r} is none of onnxdpp.")
+    return read
+
+
+def named(given: object) -> str:
+    """What reports call a model, data or an earlier report: its path; what is in memory has none."""
+    return str(given) if isinstance(given, str | PathLike) else "in memory"
 
 
 def counting(progress: Progress, text: str, total: int) -> Callable[[int], None]:

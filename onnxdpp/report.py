@@ -90,6 +90,7 @@ class Report:
     layers: list[LayerResult]
     refusals: list[tuple[str, str]]
     discrepancy: dict[str, dict[str, float | None]]
+    evaluation: dict[str, Any] | None
     provider: str
     seed: int
     rows: int
@@ -98,6 +99,7 @@ class Report:
     options: dict[str, Any]
     versions: dict[str, str]
     seconds: float
+    gates: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -107,6 +109,8 @@ class Report:
             "layers": [asdict(layer) for layer in self.layers],
             "refusals": [{"name": name, "reason": reason} for name, reason in self.refusals],
             "discrepancy": self.discrepancy,
+            "evaluation": self.evaluation,
+            "gates": self.gates,
             "provider": self.provider,
             "seed": self.seed,
             "rows": self.rows,
@@ -195,6 +199,7 @@ class Evaluation:
     options: dict[str, Any]
     versions: dict[str, str]
     seconds: float
+    gates: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The findings as JSON has them."""

@@ -9,6 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxdpp.gates import shown
+
 
 def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[RenderableType]:
     """What was done to each layer, what that made of the model, and what was left alone.
@@ -18,7 +20,7 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
     report : dict
         As the JSON Schema ``report`` says.
     out : Path or None
-        The file written; None in a dry run.
+        The file written; None where none was: in a dry run, or because a gate is missed.
     """
     contest = any(layer["contest"] for layer in report["layers"])
     table = _table("layer", "width", "kept", *["chosen by"] * contest, "loss before\nrefit", "loss", "seconds")
@@ -45,10 +47,20 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
     yield table
     if report["discrepancy"]:
         yield _answers(report)
+    tried = report["evaluation"]
+    if tried is not None:
+        yield f"On {tried['rows']:,} {'calibration rows held out' if tried['held_out'] else 'rows of other data'}:"
+        if tried["discrepancy"]:
+            yield _answers(tried)
+        if tried["accuracy"]:
+            yield _accuracies(tried)
+    if report["gates"]:
+        yield _gates(report)
     if report["refusals"]:
         yield _refusals("left alone", ((entry["name"], entry["reason"]) for entry in report["refusals"]))
     how = f"{report['rows']:,} calibration rows on {report['provider']}, seed {report['seed']}"
-    done = "dry run: nothing written" if out is None else f"wrote {_safe(str(out), 4096)}"
+    missed = any(not verdict["passed"] for verdict in report["gates"])
+    done = f"wrote {_safe(str(out), 4096)}" if out else f"{'gates missed' if missed else 'dry run'}: nothing written"
     yield f"{done} ({how}, {report['seconds']:.1f} s)"
 
 
@@ -81,18 +93,9 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
     if found["discrepancy"]:
         yield _answers(found)
     if found["accuracy"]:
-        table = _table("accuracy", "original", "pruned", "change", "95 % interval", "lost", "gained")
-        for name, part in found["accuracy"].items():
-            table.add_row(
-                _safe(name),
-                f"{part['before']:.4f}",
-                f"{part['after']:.4f}",
-                f"{part['change']:+.4f}",
-                f"{part['low']:+.4f} to {part['high']:+.4f}",
-                f"{part['lost']:,}",
-                f"{part['gained']:,}",
-            )
-        yield table
+        yield _accuracies(found)
+    if found["gates"]:
+        yield _gates(found)
     threads = f", {found['threads']} thread{'s' * (found['threads'] > 1)}" if found["latency"] else ""
     yield f"{found['rows']:,} rows on {found['provider']}{threads} ({found['seconds']:.1f} s)"
 
@@ -139,6 +142,28 @@ def _answers(report: dict[str, Any]) -> Table:
     table = _table("output", *(titles[key] for key in shown))
     for name, values in outputs.items():
         table.add_row(_safe(name), *(_number(values.get(key)) for key in shown))
+    return table
+
+
+def _accuracies(report: dict[str, Any]) -> Table:
+    table = _table("accuracy", "original", "pruned", "change", "95 % interval", "lost", "gained")
+    for name, part in report["accuracy"].items():
+        table.add_row(
+            _safe(name),
+            f"{part['before']:.4f}",
+            f"{part['after']:.4f}",
+            f"{part['change']:+.4f}",
+            f"{part['low']:+.4f} to {part['high']:+.4f}",
+            f"{part['lost']:,}",
+            f"{part['gained']:,}",
+        )
+    return table
+
+
+def _gates(report: dict[str, Any]) -> Table:
+    table = _table("gate", "value", "limit", "verdict")
+    for verdict in report["gates"]:
+        table.add_row(verdict["gate"], *shown(verdict), "passed" if verdict["passed"] else "MISSED")
     return table
 
 

@@ -30,6 +30,13 @@ REPORT = Report(
         "y": {"relative_l2": 0.5, "max_abs": 1.0, "cosine": 0.25, "agreement": None},
         "label": {"agreement": 0.75},
     },
+    evaluation={
+        "held_out": True,
+        "rows": 2469,
+        "discrepancy": {"y": {"relative_l2": 0.625, "max_abs": 2.0, "cosine": 0.5, "agreement": 1.0}},
+        "accuracy": {},
+        "latency": [],
+    },
     provider="cpu",
     seed=0,
     rows=12345,
@@ -38,6 +45,10 @@ REPORT = Report(
     options={"keep": 0.5},
     versions={"onnx": "1.21.0"},
     seconds=1.25,
+    gates=[
+        {"gate": "max-discrepancy", "value": 0.625, "limit": 0.625, "passed": True},
+        {"gate": "min-agreement", "value": None, "limit": 0.5, "passed": False},
+    ],
 ).as_dict()
 FOUND = Inspection(
     model=ModelSize("0" * 64, 10, 1, 1, None),
@@ -161,6 +172,8 @@ def test_schema_of_an_evaluation_with_less(path: Path_, value: object) -> None:
         (("discrepancy", "y", "cosine"), 1.1),
         (("discrepancy", "label", "max_abs"), 1.0),
         (("discrepancy", "label", "agreement"), 1.1),
+        (("evaluation", "latency"), None),
+        (("gates", 0, "limit"), None),
         (("provider",), "auto"),
         (("seed",), -1),
         (("rows",), 0),
@@ -224,25 +237,30 @@ def test_table_of_a_report() -> None:
     assert row(text, "y") == ["y", "0.5", "1", "0.25", "-"]
     assert row(text, "label") == ["label", "-", "-", "-", "0.75"]
     assert row(text, "fc2") == ["fc2", "its", "value", "'y'", "is", "a", "graph", "output"]
+    assert "On 2,469 calibration rows held out:" in text
+    assert row(text, "max-discrepancy") == ["max-discrepancy", "0.625", "0.625", "passed"]
+    assert row(text, "min-agreement") == ["min-agreement", "missing", "0.5", "MISSED"]
     assert text.splitlines()[-1] == "wrote out.onnx (12,345 calibration rows on cpu, seed 0, 1.2 s)"
 
 
 def test_table_has_no_columns_without_values() -> None:
-    floats = changed(REPORT, ("discrepancy", "label"), ...)
+    bare = {**REPORT, "evaluation": None, "gates": []}
+    floats = changed(bare, ("discrepancy", "label"), ...)
     assert "agreement" not in shown(floats)
-    integers = changed(REPORT, ("discrepancy", "y"), ...)
+    integers = changed(bare, ("discrepancy", "y"), ...)
     assert "agreement" in shown(integers)
     assert "relative L2" not in shown(integers)
 
 
 def test_table_without_outputs_to_compare_or_refusals() -> None:
-    text = shown({**REPORT, "discrepancy": {}, "refusals": []})
+    text = shown({**REPORT, "discrepancy": {}, "refusals": [], "evaluation": None})
     assert "output" not in text
     assert "left alone" not in text
 
 
 def test_table_of_a_dry_run() -> None:
-    assert shown(REPORT, out=None).splitlines()[-1].startswith("dry run: nothing written (")
+    assert shown({**REPORT, "gates": []}, out=None).splitlines()[-1].startswith("dry run: nothing written (")
+    assert shown(REPORT, out=None).splitlines()[-1].startswith("gates missed: nothing written (")
 
 
 def test_table_keeps_every_number_beside_long_names() -> None:
