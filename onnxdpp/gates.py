@@ -1,8 +1,8 @@
 """Gates: what a pruned model must keep to, judged by the figures of its report, old or new.
 
 A gate compares the unrounded figure with its limit; at the limit it passes. A figure that is missing, or no number,
-does not pass. A report is here what `prune` or `evaluate` gives, as the schemas ``report`` and ``evaluation`` say. Where
-pruning was tried on other data, or on rows held out, those answers count and not the ones on the calibration rows.
+does not pass. A report is here what `prune` or `evaluate` gives (schemas ``report`` and ``evaluation``). Where pruning
+was tried on other data, or on rows held out, those answers count and not the ones on the calibration rows.
 
 An earlier report is a gate for each figure that it has: discrepancy (1 % more is allowed, since another kind of
 processor rounds otherwise), agreement, accuracy and the ratio of sizes may not be worse than they were. Latency is not

@@ -22,6 +22,8 @@ from onnxdpp.report import schema
 
 Run = Callable[..., Outcome]
 
+needs_figures = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say what a process takes")
+
 BARE = ("--no-latency", "--no-memory", "--provider", "cpu")
 LINEAR = """
     linear (float[N, 8] x) => (float[N, 3] y) { y = MatMul(x, w) }
@@ -159,7 +161,7 @@ def test_latency_of_one_row_and_of_the_batch(monkeypatch: pytest.MonkeyPatch) ->
     assert [part["rows"] for part in found(mlp(), linear, latency=True, batch_size=1)["latency"]] == [1]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not say")
+@needs_figures
 def test_memory_is_that_of_the_model(tmp_path: Path) -> None:
     """A weight of 64 MiB, which no parent of the process has a share in."""
     large = np.ones(2**26, np.uint8)
@@ -181,6 +183,7 @@ def test_memory_that_cannot_be_measured_is_told(monkeypatch: pytest.MonkeyPatch)
     assert result["notices"] == ["Peak memory cannot be measured: no such process."]
 
 
+@needs_figures
 def test_memory_of_a_model_that_does_not_load(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match=r"NO_SUCHFILE|doesn't exist|failed"):
         peak_memory(tmp_path / "none.onnx", {"x": data(1)}, "cpu", 1)
