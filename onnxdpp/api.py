@@ -246,11 +246,15 @@ def prune(
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
-    tried = None if trial is None else trial.run(graph, after, where, min_speedup is not None, progress)
+    tried, told_of_it = (
+        (None, []) if trial is None else trial.run(graph, after, where, min_speedup is not None, progress)
+    )
     first = next(iter(batches))
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
+    if data is not None:
+        notices += [notice for notice in told_of_it if notice not in notices]
     report = Report(
         before=size_of(graph, info, macs_per_row(graph, first, where)),
         after=size_of(after, model_info(pruned, folder), macs_per_row(after, first, where)),

@@ -28,6 +28,8 @@ from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opene
 from onnxdpp.options import Options
 from onnxdpp.report import Evaluation
 
+RANDOM = "The data are random: sizes and latency are real, answers are not."
+
 Value = tuple[str, str, tuple[Any, ...]]
 
 
@@ -117,7 +119,7 @@ def evaluate(
     first = replace(first, feeds={spec.name: first.feeds[spec.name] for spec in inputs})
     notices += [*batches.notices, *found.notices]
     if batches.random:
-        notices.append("The data are random: sizes and latency are real, answers are not.")
+        notices.append(RANDOM)
     latencies = latencies_of(before, after, batches, first, where, threads, progress) if latency else []
     with tempfile.TemporaryDirectory(prefix="onnxdpp-") as folder:
         stored = ((original, before, "original.onnx"), (pruned, after, "pruned.onnx"))
@@ -171,8 +173,10 @@ class Trial:
     labels: str | None
     held_out: bool
 
-    def run(self, before: Graph, after: Graph, provider: str, latency: bool, progress: Progress) -> dict[str, Any]:
-        """The ``evaluation`` of a report: answers, accuracy and, if asked for, latency on one thread."""
+    def run(
+        self, before: Graph, after: Graph, provider: str, latency: bool, progress: Progress
+    ) -> tuple[dict[str, Any], list[str]]:
+        """The ``evaluation`` of a report, and notices: answers, accuracy and, if asked for, latency on one thread."""
         found = differences(
             Session(before.model, provider, before.folder),
             Session(after.model, provider, after.folder),
@@ -184,13 +188,16 @@ class Trial:
         )
         first = next(iter(self.batches))
         timed = latencies_of(before, after, self.batches, first, provider, 1, progress) if latency else []
+        notices = [*self.batches.notices, *found.notices]
+        if self.batches.random:
+            notices.append(RANDOM)
         return {
             "held_out": self.held_out,
             "rows": self.batches.rows // HELD_OUT if self.held_out else self.batches.rows,
             "discrepancy": found.outputs,
             "accuracy": found.accuracy,
             "latency": [asdict(part) for part in timed],
-        }
+        }, notices
 
 
 def check_labels(limits: Limits, labels: str | None) -> None:

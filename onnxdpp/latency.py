@@ -12,6 +12,7 @@ the median over rounds of the ratio was off by up to 0.26 (batches of 1.2 ms), t
 most, in 40 evaluations on one thread and on two.
 """
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +22,11 @@ import numpy as np
 Run = Callable[[], object]
 
 PAIRS = 4
-WARM_UP = 10
 BURST = 1e-4
-SECONDS = 0.6
-LEAST, MOST = 5, 1000
-"""Rounds of a pair of sessions, between which `SECONDS` decide."""
+WARM_UP, SECONDS = 0.05, 0.6
+"""How long each pair of sessions is warmed up and measured."""
+LEAST, MOST = 3, 1000
+"""Rounds of a pair between which that decides."""
 UNDISTURBED = 2.0
 
 
@@ -94,7 +95,10 @@ def _measure(runs: tuple[Run, Run], found: tuple[list[float], list[float]], cloc
             run()
         return (clock() - began) / times
 
-    quickest = min(timed(which, 1) for _ in range(WARM_UP) for which in (0, 1))
+    quickest, number, end = math.inf, 0, clock() + WARM_UP
+    while number < 1 or (number < MOST and clock() < end):
+        quickest = min(quickest, timed(0, 1), timed(1, 1))
+        number += 1
     times = max(1, round(BURST / quickest)) if quickest > 0 else 1
     end = clock() + SECONDS
     number = 0

@@ -65,6 +65,7 @@ def test_figures_by_hand() -> None:
 def test_what_is_finite_in_the_original_alone_has_no_distance(bad: float) -> None:
     found = apart([[1.0, 2.0], [3.0, 4.0]], [[1.0, 2.0], [3.0, bad]])
     assert found.lost == 1
+    found.add(np.ones((1, 2)), np.ones((1, 2)))
     figures = found.result()
     assert [figures[name] for name in ("relative_l2", "max_abs", "cosine")] == [None] * 3
 

@@ -315,6 +315,11 @@ def test_data_are_tried_with_and_without_gates(prune: Run, files: tuple[Path, Pa
     assert found["evaluation"]["accuracy"] == again["accuracy"]
 
 
+def test_notices_of_data_are_told(prune: Run) -> None:
+    found = json.loads(prune("--dry-run", "--json", "--data", "random:8", "--max-discrepancy", 1e9).out)
+    assert found["notices"] == ["The data are random: sizes and latency are real, answers are not."]
+
+
 def test_data_do_not_change_the_model(prune: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
     prune("-o", tmp_path / "a.onnx")
     prune("-o", tmp_path / "b.onnx", "--data", files[1], "--labels", "labels", "--max-discrepancy", 1e9)
