@@ -122,8 +122,8 @@ def evaluate(
         notices.append(RANDOM)
     latencies = latencies_of(before, after, batches, first, where, threads, progress) if latency else []
     with tempfile.TemporaryDirectory(prefix="onnxdpp-") as folder:
-        stored = ((original, before, "original.onnx"), (pruned, after, "pruned.onnx"))
-        files = [_files(model, graph, Path(folder) / name) for model, graph, name in stored]
+        stored = ((original, before, "original"), (pruned, after, "pruned"))
+        files = [_files(model, graph, Path(folder) / name / "model.onnx") for model, graph, name in stored]
         packed = [compressed(part) for part in files]
         taken = None
         if memory:
@@ -314,5 +314,6 @@ def _files(model: Model, graph: Graph, path: Path) -> list[Path]:
     """The files of a model; one in memory is written to `path` first."""
     if isinstance(model, str | PathLike):
         return [Path(model), *data_files(graph.model, Path(model).parent.absolute())]
+    path.parent.mkdir()
     save_model(model, path)
-    return [path, *sorted(path.parent.glob(f"{path.name}.*"))]
+    return [path, *sorted(part for part in path.parent.iterdir() if part != path)]

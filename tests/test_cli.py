@@ -510,6 +510,8 @@ def test_help_names_every_option_of_the_issue(onnxdpp: Run) -> None:
         "--epsilon E", "--refit affine|linear|none", "--seed N",
         "--layer PATTERN[=KEEP]", "--skip PATTERN", "--round-to N", "--provider auto|cpu|cuda", "--batch-size N",
         "--max-rows N", "--report FILE.json", "--json", "--quiet", "--force", "--dry-run", "--debug",
+        "--data DATA", "--labels NAME", "--max-discrepancy D", "--max-accuracy-drop F", "--min-agreement F",
+        "--max-size-ratio F", "--min-speedup F", "--baseline REPORT", "--keep-going", "--summary",
     ):  # fmt: skip
         assert f"{option}\n" in out or f"{option} " in out, option
 
