@@ -12,7 +12,7 @@ from onnx import ModelProto
 from onnxdpp.algebra.refit import is_scarce
 from onnxdpp.budget import allocate
 from onnxdpp.errors import UsageError
-from onnxdpp.evaluating import Trial, check_labels, labelled
+from onnxdpp.evaluating import Trial, check_labels
 from onnxdpp.evaluation import compare, macs_per_row
 from onnxdpp.gates import Limits, verdicts
 from onnxdpp.graph.batches import input_specs, open_batches
@@ -25,6 +25,7 @@ from onnxdpp.graph.model import model_info, save_model
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
+from onnxdpp.interface import labelled
 from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan

@@ -2,35 +2,30 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from onnxdpp.errors import MachineError, ModelError, UsageError
+from onnxdpp.errors import MachineError, UsageError
 from onnxdpp.evaluation import differences, macs_per_row
 from onnxdpp.footprint import compressed, peak_memory
 from onnxdpp.gates import Limits, verdicts
-from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, InputSpec, input_specs, open_batches
+from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, input_specs
 from onnxdpp.graph.calibration import Session, choose_provider
 from onnxdpp.graph.external import data_files
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.inputs import row_axis
 from onnxdpp.graph.model import FileInfo, save_model
 from onnxdpp.graph.rewriting import in_order
-from onnxdpp.graph.walking import quoted
+from onnxdpp.interface import check_interface, joint, labelled
 from onnxdpp.latency import Latency, interleaved
 from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import Options
 from onnxdpp.report import Evaluation
 
 RANDOM = "The data are random: sizes and latency are real, answers are not."
-
-Value = tuple[str, str, tuple[Any, ...]]
 
 
 def evaluate(
@@ -104,7 +99,7 @@ def evaluate(
     where, notices = choose_provider(provider)
     one, other = (Session(graph.model, where, graph.folder) for graph in (before, after))
     check_interface(one, other)
-    inputs = _joint(input_specs(before.model), input_specs(after.model))
+    inputs = joint(input_specs(before.model), input_specs(after.model))
     batches = labelled(data, inputs, labels, batch_size=batch_size, max_rows=max_rows, seed=seed)
     found = differences(
         one,
@@ -206,26 +201,6 @@ def check_labels(limits: Limits, labels: str | None) -> None:
         raise UsageError("A gate on accuracy needs labels. Name the array of the data that holds them by --labels.")
 
 
-def labelled(data: Data, inputs: Sequence[InputSpec], labels: str | None, **options: Any) -> Batches:
-    """Open data for these inputs; with labels, one more array of whole numbers, one for each row.
-
-    Raises
-    ------
-    UsageError
-        If labels are asked of random data, or of a model whose inputs do not all have a row axis.
-    """
-    if labels is None:
-        return open_batches(data, inputs, **options)
-    if isinstance(data, str) and data.startswith("random:"):
-        raise UsageError("Random data have no labels. Leave --labels out, or name data that have them.")
-    if any(spec.name == labels for spec in inputs):
-        raise UsageError(f"The labels {quoted(labels)} are an input of the models. Name the array that holds classes.")
-    row_wise, fixed = row_axis(inputs)
-    if not row_wise:
-        raise UsageError("Labels need data in rows, but not all inputs of the models have a row axis.")
-    return open_batches(data, [*inputs, InputSpec(labels, np.dtype(np.int64), (fixed,))], **options)
-
-
 def latencies_of(
     before: Graph, after: Graph, batches: Batches, batch: Batch, provider: str, threads: int, progress: Progress
 ) -> list[Latency]:
@@ -248,61 +223,6 @@ def latencies_of(
         told = f"latency, {part.rows} rows"
         found.append(interleaved(pair(part), part.rows, partial(progress, told)))
     return found
-
-
-def check_interface(before: Session, after: Session) -> None:
-    """Refuse two models that do not have the same inputs and outputs, in whatever order.
-
-    Dimensions that one of them leaves free may be anything in the other.
-
-    Raises
-    ------
-    ModelError
-        It names the first that differs.
-    """
-    for what, ours, theirs in (("input", before.inputs, after.inputs), ("output", before.outputs, after.outputs)):
-        others = {value[0]: value for value in theirs}
-        for value in ours:
-            if value[0] not in others:
-                raise ModelError(_gap(what, value, None))
-            if not _alike(value, others.pop(value[0])):
-                other = next(part for part in theirs if part[0] == value[0])
-                raise ModelError(_gap(what, value, other))
-        for value in others.values():
-            raise ModelError(_gap(what, None, value))
-
-
-def _gap(what: str, value: Value | None, other: Value | None) -> str:
-    def shown(part: Value | None) -> str:
-        return "none" if part is None else f"{part[1]} {list(part[2])}"
-
-    name = quoted((value or other or ("",))[0])
-    return (
-        f"The models cannot be compared: {what} {name} is {shown(value)} in the original, {shown(other)} in the pruned "
-        "model."
-    )
-
-
-def _alike(value: Value, other: Value) -> bool:
-    (_, kind, shape), (_, other_kind, other_shape) = value, other
-    pairs = zip(shape, other_shape, strict=False)
-    fits = all(a == b or not isinstance(a, int) or not isinstance(b, int) for a, b in pairs)
-    return kind == other_kind and fits and (len(shape) == len(other_shape) or not shape or not other_shape)
-
-
-def _joint(inputs: Sequence[InputSpec], others: Sequence[InputSpec]) -> list[InputSpec]:
-    """The inputs of both models at once: a dimension is fixed where it is in one of them."""
-    shapes = {spec.name: spec.shape for spec in others}
-
-    def joined(spec: InputSpec) -> InputSpec:
-        other = shapes[spec.name]
-        if spec.shape is None or other is None:
-            return spec if other is None else replace(spec, shape=other)
-        return replace(
-            spec, shape=tuple(b if isinstance(b, int) else a for a, b in zip(spec.shape, other, strict=True))
-        )
-
-    return [joined(spec) for spec in inputs]
 
 
 def _opened(model: Model) -> tuple[Graph, FileInfo]:
