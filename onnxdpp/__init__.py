@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from onnxdpp.errors import DataError, MachineError, ModelError, NothingToPrune, OnnxdppError, UsageError
 
 if TYPE_CHECKING:
-    from onnxdpp.api import PruneResult, inspect, prune
+    from onnxdpp.api import PruneResult, compare_methods, inspect, prune
     from onnxdpp.evaluating import evaluate
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "OnnxdppError",
     "PruneResult",
     "UsageError",
+    "compare_methods",
     "evaluate",
     "inspect",
     "prune",
@@ -29,7 +30,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # onnxruntime and SciPy are loaded when they are needed: `onnxdpp --help` needs neither.
-    if name in ("PruneResult", "inspect", "prune"):
+    if name in ("PruneResult", "compare_methods", "inspect", "prune"):
         from onnxdpp import api
 
         return getattr(api, name)

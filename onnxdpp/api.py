@@ -1,5 +1,6 @@
-"""The Python interface: `prune` and `inspect`."""
+"""The Python interface: `prune`, `inspect` and `compare_methods`."""
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -10,12 +11,15 @@ from typing import Any
 from onnx import ModelProto
 
 from onnxdpp.algebra.refit import is_scarce
+from onnxdpp.algebra.selection import METHODS
 from onnxdpp.budget import allocate
-from onnxdpp.errors import UsageError
+from onnxdpp.comparing import KEEPS, REPEAT, Question, make_runs
+from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison
+from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluating import Trial, check_labels
 from onnxdpp.evaluation import compare, macs_per_row
 from onnxdpp.gates import Limits, verdicts
-from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
 from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.external import has_external_data
@@ -25,7 +29,7 @@ from onnxdpp.graph.model import model_info, save_model
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
-from onnxdpp.interface import labelled
+from onnxdpp.labelled import classification_error, open_labelled
 from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
@@ -229,15 +233,15 @@ def prune(
     batches = open_batches(calib, inputs, batch_size=batch_size, max_rows=max_rows, seed=seed)
     if mask is not None and mask not in (known := [spec.name for spec in inputs]):
         raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
+    trial = None
+    if data is not None:
+        trial = Trial(open_labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels, held_out=False)
+    elif limits.on_answers or min_speedup is not None:
+        trial = Trial(batches, None, held_out=limits.on_answers)
     felt = Sensitivity(graph, batches, where, mask)
     steps = (options, batches, where, progress)
     if options.has_goal:
         todo = allocate(graph, todo, *steps, felt)
-    trial = None
-    if data is not None:
-        trial = Trial(labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels, held_out=False)
-    elif limits.on_answers or min_speedup is not None:
-        trial = Trial(batches, None, held_out=limits.on_answers)
     hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
         _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
@@ -358,6 +362,120 @@ def inspect(
     refusals += [(refusal.name, "edge", refusal.reason) for refusal in no_edges]
     return Inspection(
         size_of(graph, info, None), graph.opset, proto.producer_name, found, refusals, notices, versions()
+    ).as_dict()
+
+
+def compare_methods(
+    model: Model,
+    calib: Data,
+    *,
+    keeps: Iterable[float] = KEEPS,
+    methods: Iterable[str] | None = None,
+    unit: str = "neuron",
+    repeat: int = REPEAT,
+    match: str | None = None,
+    data: Data | None = None,
+    labels: str | None = None,
+    kernel: str = "rbf",
+    beta: float | None = None,
+    epsilon: float = 0.01,
+    refit: str = "affine",
+    layers: str | Iterable[str] = (),
+    skip: str | Iterable[str] = (),
+    provider: str = "auto",
+    max_rows: int | None = None,
+    progress: Progress = lambda text, fraction: None,
+) -> dict[str, Any]:
+    """Methods side by side: the error of a model pruned by each, against the parameters that are left.
+
+    Parameters
+    ----------
+    model, calib : as for `prune`
+    keeps : iterable of float
+        Fractions that stay.
+    methods : iterable of str, optional
+        Names as for `prune`; ``random`` is always added. Default: all (``auto`` where there is a refit).
+    unit : {"neuron", "edge", "both"}
+    repeat : int
+        How many seeds, 0 to repeat - 1, a method that draws runs with.
+    match : {"parameters"}, optional
+        With both units: `keeps` are the edges', and as many neurons stay as weigh the same (see `onnxdpp.matching`).
+    data : as `calib`, optional
+        What the errors are measured on. Default: every fifth calibration row, which then no run fits.
+    labels : str, optional
+        The array in `data` that holds the class of each row, from 0 on. With it, an error is the share of rows that are
+        classified wrongly; without, the relative L2 of the worst output.
+    kernel, beta, epsilon, refit, layers, skip, provider, max_rows : as for `prune`
+        Of all runs; `max_rows` of `calib`.
+    progress : callable (text, fraction), optional
+
+    Returns
+    -------
+    dict
+        As the JSON Schema ``comparison`` says. `onnxdpp.plotting.figure` draws it, `onnxdpp.curves.as_csv` writes it.
+
+    Raises
+    ------
+    UsageError, ModelError, DataError, NothingToPrune, MachineError
+        All of them OnnxdppError; see `onnxdpp.errors`.
+    """
+    started = time.perf_counter()
+    chosen = (METHODS if refit == "none" else ("auto", *METHODS)) if methods is None else tuple(_listed(methods))
+    question = Question.of(keeps, chosen, unit, repeat, match)
+    options = Options(
+        question.keeps[0], kernel=kernel, beta=beta, epsilon=epsilon, refit=refit,
+        layers=tuple(parse_layer(text) for text in _listed(layers)), skip=tuple(_listed(skip)),
+        provider=provider, max_rows=max_rows,
+    )  # fmt: skip
+    if any(keep is not None for _, keep in options.layers):
+        raise UsageError("All layers are pruned to the same keep here. Give --layer a pattern without '='.")
+    if labels is not None and data is None:
+        raise UsageError("Labels belong to data that errors are measured on. Add --data, or leave --labels out.")
+    proto, folder, info = opened(model)
+    graph = Graph(in_order(proto), folder)
+    where, notices = choose_provider(provider)
+    inputs = input_specs(graph.model)
+    batches = open_batches(calib, inputs, max_rows=max_rows)
+    judged = batches
+    if data is not None:
+        judged = open_labelled(data, inputs, labels)
+    elif batches.rows < HELD_OUT:
+        raise UsageError(
+            f"Of {batches.rows} calibration rows none can be held out. Give {HELD_OUT} or more, or --data."
+        )
+
+    def error(pruned: ModelProto) -> float:
+        if labels is not None:
+            return classification_error(graph, pruned, judged, labels, where)
+        found = compare(graph, pruned, judged, where, held_out=data is None).worst
+        if math.isinf(found):
+            raise ModelError("An output that is zero in the original is not in the pruned model.")
+        return found
+
+    unpruned = error(graph.model)
+    if math.isnan(unpruned):
+        raise UsageError("The model has no output that can be compared. Give --data and --labels.")
+    runs, failed = make_runs(graph, question, options, batches, error, where, progress, hold_out=data is None)
+    notices += [*batches.notices, *(() if data is None else judged.notices), *failed]
+    given = {
+        "calib": named(calib), "data": None if data is None else named(data), "labels": labels,
+        "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,
+        "match": match, "kernel": kernel, "beta": "auto" if beta is None else beta, "epsilon": epsilon, "refit": refit,
+        "layers": _listed(layers), "skip": _listed(skip), "max_rows": max_rows,
+    }  # fmt: skip
+    return Comparison(
+        model=size_of(graph, info, None),
+        measure=DISTANCE if labels is None else CLASSIFICATION,
+        unpruned=unpruned,
+        data=HELD_OUT_ROWS if data is None else named(data),
+        judged_rows=batches.rows // HELD_OUT if data is None else judged.rows,
+        rows=batches.rows,
+        runs=runs,
+        provider=where,
+        notices=notices,
+        options=given,
+        versions=versions(),
+        seconds=time.perf_counter() - started,
     ).as_dict()
 
 

@@ -9,6 +9,7 @@ is small enough (or the last that is good enough), found by bisection with the m
   outputs: measured once, by pruning that layer alone.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -25,17 +26,18 @@ from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.tableau import eliminate
 from onnxdpp.errors import UsageError
 from onnxdpp.evaluation import compare, macs_by_node, parameters
-from onnxdpp.graph.batches import Batch, Batches
+from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
 from onnxdpp.graph.calibration import cores
 from onnxdpp.graph.index import Graph, Use
 from onnxdpp.graph.layers import Layer
 from onnxdpp.graph.model import model_info
+from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.rewriting import Edits, apply, current, sliced
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.observation import observe, readings
 from onnxdpp.options import Options
-from onnxdpp.planning import Plan, Target
-from onnxdpp.pruning import Progress, execute
+from onnxdpp.planning import Plan
+from onnxdpp.pruning import Progress, execute, with_intercepts
 from onnxdpp.sensitivity import Sensitivity
 
 STEPS = 1000
@@ -132,30 +134,71 @@ def allocate(
     UsageError
         If the goal cannot be reached: with the figure that can.
     """
+    if options.unit == "edge":
+        return _edges(graph, todo, options, batches, provider, progress, sensitivity)
     layers = [target.part for target in todo.targets if isinstance(target.part, Layer)]
     first = next(iter(batches))
+    # What is to be small is the model as it will be, with the biases that the refit puts in.
+    base, whole = with_intercepts(graph, todo, options)
+    own = [target.part for target in whole.targets if isinstance(target.part, Layer)]
     if options.allocation == "uniform":
         path = _uniform(layers, options)
     else:
-        macs = None if options.target_macs is None else macs_by_node(graph, first, provider) or {}
+        macs = None if options.target_macs is None else macs_by_node(base, first, provider) or {}
         curves = _curves(graph, layers, options, batches, provider, progress, sensitivity)
         effects = _effects(graph, todo, curves, options, batches, provider, progress, sensitivity)
-        path = _measured(layers, curves, effects, weighing(layers, _weights(graph, layers, macs)))
-
-    def planned(counts: Counts) -> Plan:
-        return replace(todo, targets=tuple(Target(layer, k) for layer, k in zip(layers, counts, strict=True)))
-
+        path = _measured(own, curves, effects, weighing(own, _weights(base, own, macs)))
     if options.target_discrepancy is not None:
-        return _good_enough(graph, path, planned, options, batches, provider, progress, sensitivity)
+        return _good_enough(graph, path, todo, options, batches, provider, progress, sensitivity)
     goal, size, unit = _goal(graph, options, first, provider)
-    place = _bisect(len(path), lambda index: size(_cut(graph, layers, path[index])) <= goal)
+
+    def weight(counts: Counts) -> int:
+        return size(_cut(base, own, counts))
+
+    place = _bisect(len(path), lambda index: weight(path[index]) <= goal)
     if place is None:
-        smallest = size(_cut(graph, layers, path[-1]))
-        raise UsageError(f"No more can go than leaves {smallest:,} {unit}; the goal is {goal:,.0f}. Ask for no less.")
+        raise _unreachable(weight(path[-1]), unit, goal)
     counts = path[place]
     if options.allocation == "measured":
-        counts = _filled(counts, layers, lambda more: size(_cut(graph, layers, more)) <= goal)
-    return planned(counts)
+        counts = _filled(counts, layers, lambda more: weight(more) <= goal)
+    return _planned(todo, counts)
+
+
+def _edges(
+    graph: Graph,
+    todo: Plan,
+    options: Options,
+    batches: Batches,
+    provider: str,
+    progress: Progress,
+    sensitivity: Sensitivity,
+) -> Plan:
+    """The same fraction of the edges into every output: as many as may be weights other than zero, or as are needed."""
+    parts = [target.part for target in todo.targets if isinstance(target.part, Projection)]
+    path = _uniform(parts, options)
+    if options.target_discrepancy is not None:
+        return _good_enough(graph, path, todo, options, batches, provider, progress, sensitivity)
+    base, _ = with_intercepts(graph, todo, options)
+    weights = [current(graph, {}, part.weight) for part in parts]
+    others = parameters(base.model, graph.folder)[0] - sum(array.size for array in weights)
+    goal = float(options.target_parameters or 0.0) * parameters(graph.model, graph.folder)[0]
+
+    def weight(counts: Counts) -> int:
+        return others + sum(k * part.m for k, part in zip(counts, parts, strict=True))
+
+    place = _bisect(len(path), lambda index: weight(path[index]) <= goal)
+    if place is None:
+        raise _unreachable(weight(path[-1]), "parameters", goal)
+    return _planned(todo, path[place])
+
+
+def _planned(todo: Plan, counts: Counts) -> Plan:
+    targets = zip(todo.targets, counts, strict=True)
+    return replace(todo, targets=tuple(replace(target, k=k) for target, k in targets))
+
+
+def _unreachable(least: int, unit: str, goal: float) -> UsageError:
+    return UsageError(f"No more can go than leaves {least:,} {unit}; the goal is {goal:,.0f}. Ask for no less.")
 
 
 def _filled(counts: Counts, layers: Sequence[Layer], fits: Callable[[Counts], bool]) -> Counts:
@@ -204,7 +247,7 @@ def _bisect(count: int, reached: Callable[[int], bool]) -> int | None:
 def _good_enough(
     graph: Graph,
     path: Sequence[Counts],
-    planned: Callable[[Counts], Plan],
+    todo: Plan,
     options: Options,
     batches: Batches,
     provider: str,
@@ -212,15 +255,20 @@ def _good_enough(
     sensitivity: Sensitivity,
 ) -> Plan:
     """The smallest model on the path whose worst output is near enough on rows that were not fitted."""
-    assert options.target_discrepancy is not None
+    if batches.rows < HELD_OUT:
+        raise UsageError(
+            f"target_discrepancy is judged on every fifth row, and there are {batches.rows}. Give more, or a keep."
+        )
 
     def too_far(index: int) -> bool:
         model, _, _ = execute(
-            graph, planned(path[index]), options, batches, provider, progress, Scratch(active=False), sensitivity,
-            hold_out=True,
+            graph, _planned(todo, path[index]), options, batches, provider, progress, Scratch(active=False),
+            sensitivity, hold_out=True,
         )  # fmt: skip
-        found = compare(graph, model, batches, provider, held_out=True)
-        return found.worst > float(options.target_discrepancy or 0.0)
+        worst = compare(graph, model, batches, provider, held_out=True).worst
+        if math.isnan(worst):
+            raise UsageError("target_discrepancy finds no output to compare. Give a keep instead.")
+        return worst > float(options.target_discrepancy or 0.0)
 
     # Coarsely, so that the whole takes a handful of runs.
     grid = sorted({round(place) for place in np.linspace(0, len(path) - 1, 65)})
@@ -231,7 +279,7 @@ def _good_enough(
             f"Even the whole model, refitted, is further than {options.target_discrepancy} from the original on the "
             "rows held out. Give more rows, or ask for less."
         )
-    return planned(path[best])
+    return _planned(todo, path[best])
 
 
 def _cut(graph: Graph, layers: Sequence[Layer], counts: Sequence[int]) -> ModelProto:
@@ -257,11 +305,13 @@ def _weights(graph: Graph, layers: Sequence[Layer], macs: Mapping[int, int] | No
     return {use: float(macs[node]) for use, node in sorted(readers.items()) if use in uses and node in macs}
 
 
-def _uniform(layers: Sequence[Layer], options: Options) -> list[Counts]:
+def _uniform(parts: Sequence[Layer | Projection], options: Options) -> list[Counts]:
     """The same fraction of every layer, in steps of a thousandth."""
+    least = [part.least if isinstance(part, Layer) else 1 for part in parts]
     path: list[Counts] = []
     for keep in np.linspace(1, 0, 1001):
-        counts = tuple(max(layer.least, options.count(max(float(keep), 1e-9), layer.n)) for layer in layers)
+        wish = [options.count(max(float(keep), 1e-9), part.n) for part in parts]
+        counts = tuple(max(pair) for pair in zip(least, wish, strict=True))
         if not path or counts != path[-1]:
             path.append(counts)
     return path

@@ -313,7 +313,7 @@ def prune(
     check_input(model)
     source = Path(model)
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
-    data = [given for given in (calib, options["data"]) if given and not given.startswith("random:")]
+    data = [given for given in (calib, options["data"]) if given and not _is_random(given)]
     inputs = [source, *map(Path, data)]
     if force:  # what is not there yet is no data file
         inputs += stored_data(source)
@@ -412,6 +412,100 @@ def _conclude(
     elif not quiet:
         _show(tables)
     settle(report)
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
+@click.option("--data", metavar="DATA", help="What errors are measured on.  [default: every fifth row of --calib]")
+@click.option("--labels", metavar="NAME", help="The array in --data with the class of each row: counts wrong ones.")
+@click.option("--keep", metavar="F,F,...", help="Fractions that stay.  [default: 0.9,0.7,0.5,0.3,0.1,0.05,0.02]")
+@click.option("--method", metavar="M,M,...", help="As for prune; random is always added.  [default: all]")
+@click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge|both", help="What is dropped.")
+@click.option("--repeat", type=int, default=5, show_default=True, metavar="R", help="Seeds of methods that draw.")
+@click.option("--match", metavar="parameters", help="With both units: as many neurons as weigh what the edges do.")
+@_KERNEL
+@_BETA
+@_EPSILON
+@click.option("--refit", default="affine", show_default=True, metavar="affine|linear|none", help="After each choice.")
+@click.option("--layer", "layers", multiple=True, metavar="PATTERN", help="Prune only these.")
+@click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these layers alone.")
+@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
+@_MAX_ROWS
+@click.option("--plot", metavar="FILE.png|.svg", help="Draw the curves there.")
+@click.option("--csv", metavar="FILE", help="Write every run there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@click.option("--force", is_flag=True, help="Overwrite the files.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+def compare(
+    model: str,
+    calib: str,
+    keep: str | None,
+    method: str | None,
+    plot: str | None,
+    csv: str | None,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Show what each method makes of MODEL: its error against the parameters that are left.
+
+    Nothing is fitted to the rows that errors are measured on. Without --labels an error is the relative L2 of the
+    worst output.
+    """
+    with _importing():
+        from onnxdpp.api import compare_methods
+        from onnxdpp.comparing import KEEPS, parse_keeps
+        from onnxdpp.curves import as_csv
+        from onnxdpp.graph.model import check_input, check_output, write_bytes, write_text
+    from onnxdpp.plotting import check_plot, image
+    from onnxdpp.report import to_json
+    from onnxdpp.tables import comparison_tables
+
+    _log(debug)
+    _check_calib(calib)
+    keeps = KEEPS if keep is None else parse_keeps(keep)
+    check_input(model)
+    if plot is not None:
+        check_plot(plot)
+    inputs = [Path(model), *(Path(given) for given in (calib, options["data"]) if given and not _is_random(given))]
+    for path in (plot, csv):
+        if path is not None:
+            check_output(path, inputs=inputs, force=force)
+    if plot is not None and csv is not None and Path(plot).resolve() == Path(csv).resolve():
+        raise UsageError("--plot and --csv name the same file. Name two.")
+    with _on_signal(signal.SIGTERM, _terminate):
+        with _progress(quiet) as progress:
+            found = compare_methods(
+                model,
+                calib,
+                keeps=keeps,
+                methods=None if method is None else _split(method),
+                progress=progress,
+                **options,
+            )
+        if plot is not None:
+            write_bytes(plot, image(found, Path(plot).suffix))
+        if csv is not None:
+            write_text(csv, as_csv(found))
+    if not quiet:
+        for notice in found["notices"]:
+            _say(f"note: {notice}")
+    if as_json:
+        click.echo(to_json(found), nl=False)
+    elif not quiet:
+        _show(comparison_tables(found))
+
+
+def _split(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _is_random(calib: str) -> bool:
+    return calib.startswith("random:")
 
 
 def _check_calib(calib: str | None) -> None:

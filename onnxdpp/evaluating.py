@@ -19,7 +19,8 @@ from onnxdpp.graph.external import data_files
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.model import FileInfo, save_model
 from onnxdpp.graph.rewriting import in_order
-from onnxdpp.interface import check_interface, joint, labelled
+from onnxdpp.interface import check_interface, joint
+from onnxdpp.labelled import open_labelled
 from onnxdpp.latency import Latency, interleaved
 from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import Options
@@ -100,7 +101,7 @@ def evaluate(
     one, other = (Session(graph.model, where, graph.folder) for graph in (before, after))
     check_interface(one, other)
     inputs = joint(input_specs(before.model), input_specs(after.model))
-    batches = labelled(data, inputs, labels, batch_size=batch_size, max_rows=max_rows, seed=seed)
+    batches = open_labelled(data, inputs, labels, batch_size=batch_size, max_rows=max_rows, seed=seed)
     found = differences(
         one,
         other,

@@ -1,6 +1,6 @@
 """Two models, one data set: what they cost and how far their answers lie apart."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,8 +116,21 @@ class Discrepancy:
 
     @property
     def worst(self) -> float:
-        """The largest relative L2 of an output that has one; 0 where none has."""
-        return max((part.get("relative_l2") or 0.0 for part in self.outputs.values()), default=0.0)
+        """The largest relative L2 of an output; of outputs that are no floats, the share of entries that differ.
+
+        Infinite where the original is zero and the other is not; NaN where nothing was compared.
+        """
+        return max(map(_distance, self.outputs.values()), default=float("nan"))
+
+
+def _distance(found: Mapping[str, float | None]) -> float:
+    if "relative_l2" not in found:
+        agreement = found["agreement"]
+        return float("nan") if agreement is None else 1 - agreement
+    distance = found["relative_l2"]
+    if distance is None:
+        return float("inf") if found["max_abs"] else 0.0
+    return distance
 
 
 def compare(

@@ -27,7 +27,7 @@ class Limits:
     Attributes
     ----------
     max_discrepancy : float, at least 0
-        Relative L2 of the worst output.
+        Relative L2 of the worst output; of outputs that are no floats, the share of entries that differ.
     max_accuracy_drop : float, -1 to 1
         Of the accuracy, as a fraction of rows, in the worst output; a negative one asks for a gain.
     min_agreement : float, 0 to 1
@@ -96,12 +96,12 @@ def figures(report: Mapping[str, Any]) -> Figures:
     """The figures of a report: of its worst output, of its slowest batch."""
     tried = report.get("evaluation") or report
     outputs, accuracies = tried.get("discrepancy", {}).values(), tried.get("accuracy", {}).values()
-    distances = [part["relative_l2"] for part in outputs if "relative_l2" in part]
+    distances = [part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"]) for part in outputs]
     agreements = [part["agreement"] for part in outputs if part.get("agreement") is not None]
     speeds = [part["before"] / part["after"] for part in tried.get("latency", ())]
     sizes = [report["model"][side]["bytes"] for side in ("before", "after")]
     return Figures(
-        discrepancy=None if None in distances else max(distances, default=None),
+        discrepancy=None if None in distances else max((d for d in distances if d is not None), default=None),
         agreement=min(agreements, default=None),
         accuracy=min((part["after"] for part in accuracies), default=None),
         # From counts: a difference of two accuracies is off by its last bits.
@@ -167,6 +167,10 @@ def told(verdict: Mapping[str, Any]) -> str:
     if verdict["value"] is None:
         return f"Gate {verdict['gate']} is missed: there is no figure to hold against {limit}."
     return f"Gate {verdict['gate']} is missed: {value} is {'above' if is_most(verdict['gate']) else 'below'} {limit}."
+
+
+def _rest(share: float | None) -> float | None:
+    return None if share is None else 1 - share
 
 
 def _times(factor: float, value: float | None) -> float | None:

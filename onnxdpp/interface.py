@@ -1,15 +1,12 @@
-"""What two models must have in common to be compared: their inputs and outputs, and data that fit both."""
+"""What two models must have in common to be compared: their inputs and outputs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from onnxdpp.errors import ModelError, UsageError
-from onnxdpp.graph.batches import Batches, InputSpec, Source, open_batches
+from onnxdpp.errors import ModelError
+from onnxdpp.graph.batches import InputSpec
 from onnxdpp.graph.calibration import Session
-from onnxdpp.graph.inputs import row_axis
 from onnxdpp.graph.walking import quoted
 
 Value = tuple[str, str, tuple[Any, ...]]
@@ -67,23 +64,3 @@ def joint(inputs: Sequence[InputSpec], others: Sequence[InputSpec]) -> list[Inpu
         return replace(spec, shape=tuple(fixed))
 
     return [joined(spec) for spec in inputs]
-
-
-def labelled(data: Source, inputs: Sequence[InputSpec], labels: str | None, **options: Any) -> Batches:
-    """Open data for these inputs; with labels, one more array of whole numbers, one for each row.
-
-    Raises
-    ------
-    UsageError
-        If labels are asked of random data, or of a model whose inputs do not all have a row axis.
-    """
-    if labels is None:
-        return open_batches(data, inputs, **options)
-    if isinstance(data, str) and data.startswith("random:"):
-        raise UsageError("Random data have no labels. Leave --labels out, or name data that have them.")
-    if any(spec.name == labels for spec in inputs):
-        raise UsageError(f"The labels {quoted(labels)} are an input of the models. Name the array that holds classes.")
-    row_wise, fixed = row_axis(inputs)
-    if not row_wise:
-        raise UsageError("Labels need data in rows, but not all inputs of the models have a row axis.")
-    return open_batches(data, [*inputs, InputSpec(labels, np.dtype(np.int64), (fixed,))], **options)

@@ -23,6 +23,7 @@ from onnxdpp.graph.taps import covers
 
 ROWS = 2048
 BATCH = 256
+MOST_BYTES = 2**27  # of the rows, and of the outputs for them: of large images, fewer are compared
 CLOSE = 1.1
 
 
@@ -100,9 +101,14 @@ class Judge:
     @cached_property
     def _rows(self) -> list[Batch]:
         held = np.arange(HELD_OUT - 1, self._batches.rows, HELD_OUT)
-        wanted = held[np.unique(np.linspace(0, len(held) - 1, min(ROWS, len(held))).astype(int))] if len(held) else held
-        rows = picked(self._batches, wanted)
-        return rows if self._batches.fixed else list(stacked(rows, BATCH))
+        if not len(held):
+            return []
+        (row,) = picked(self._batches, held[:1])
+        outputs = Session(self._graph.model, self._provider, self._graph.folder).run(row)
+        taken = sum(array.nbytes for array in (*row.feeds.values(), *outputs) if isinstance(array, np.ndarray))
+        most = max(1, min(ROWS, len(held), MOST_BYTES * row.rows // max(1, taken)))
+        rows = picked(self._batches, held[np.unique(np.linspace(0, len(held) - 1, most).astype(int))])
+        return list(rows if self._batches.fixed else stacked(rows, BATCH))
 
     def _outputs(self, model: ModelProto) -> list[Matrix]:
         """Of each float output all rows, one after the other; what has another shape in each batch is left out."""

@@ -54,7 +54,7 @@ class Options:
         if (self.keep is not None) + (self.pattern is not None) + (self.apply is not None) + len(goals) != 1:
             wishes = ", ".join(name.replace("_", "-") for name in GOALS)
             raise UsageError(
-                f"Give one of these: keep; for edges, a pattern such as 2:4; for neurons, {wishes}, apply."
+                f"Give one of these: keep; {wishes}; for edges, a pattern such as 2:4; for neurons, apply."
             )
         if self.apply is not None and self.unit != "neuron":
             raise UsageError("Only neurons can be applied again. Give a keep for edges.")
@@ -62,8 +62,13 @@ class Options:
             raise UsageError("Sweeps are for neurons that are chosen here, with a refit. Leave --sweeps out.")
         if self.sensitivity and self.unit != "neuron":
             raise UsageError("Sensitivities weigh the choice of neurons. Leave --sensitivity out for edges.")
-        if goals and (self.unit != "neuron" or self.refit == "none"):
-            raise UsageError("A target is for neurons, with a refit. Give a keep instead.")
+        if goals and self.refit == "none":
+            raise UsageError("A target goes with a refit. Give a keep instead.")
+        if self.unit == "edge" and {"target_bytes", "target_macs"} & set(goals):
+            raise UsageError(
+                "Edges that are zero save neither bytes nor multiplications here. Take target_parameters, which "
+                "counts the weights that stay, or target_discrepancy."
+            )
         if goals and (self.round_to != 1 or any(keep is not None for _, keep in self.layers)):
             raise UsageError("A target says how many stay: it goes with neither --round-to nor a layer's keep.")
         for name in goals:

@@ -84,14 +84,7 @@ def execute(
     ModelProto, list of LayerResult, list of int
         The pruned model, what was done to each layer, and onto how many inputs its consumers were refitted at most.
     """
-    base = graph
-    if options.refit == "affine":
-        consumers = {part.node: part for target in todo.targets for part in target.consumers}
-        base = Graph(with_biases(graph, consumers.values()), graph.folder)
-        wanted = {target.name: target for target in todo.targets}
-        again = [target for target in plan(base, options).targets if target.name in wanted]
-        targets = [replace(wanted[target.name], part=target.part) for target in again]
-        todo = replace(todo, targets=tuple(targets))
+    base, todo = with_intercepts(graph, todo, options)
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
         run = _Run(base, options, batches, provider, executor, progress, scratch, sensitivity, hold_out)
         run.decide(todo.targets)
@@ -99,6 +92,17 @@ def execute(
         if options.refit != "none" and options.unit == "neuron":
             run.refit_behind()
     return apply(base, run.edits, run.changed), [result for result, _ in outcomes], [left for _, left in outcomes]
+
+
+def with_intercepts(graph: Graph, todo: Plan, options: Options) -> tuple[Graph, Plan]:
+    """The model with a bias wherever the refit wants to put an intercept, and the plan for that model."""
+    if options.refit != "affine":
+        return graph, todo
+    consumers = {part.node: part for target in todo.targets for part in target.consumers}
+    base = Graph(with_biases(graph, consumers.values()), graph.folder)
+    wanted = {target.name: target for target in todo.targets}
+    again = [target for target in plan(base, options).targets if target.name in wanted]
+    return base, replace(todo, targets=tuple(replace(wanted[target.name], part=target.part) for target in again))
 
 
 class _Run:
@@ -160,7 +164,8 @@ class _Run:
         layer = part if isinstance(part, Layer) else None
         own_size = self.options.keep == "auto" and layer is not None and target.k == layer.n
         less = own_size or target.k < part.n
-        contest = less and self.options.method == "auto" and self.options.refit != "none"
+        options = self.options
+        contest = less and options.method == "auto" and options.refit != "none" and options.apply is None
         felt = less and layer is not None and self.options.sensitivity
         roots = self._sensitivity.roots(wanted) if felt else None
         split = contest or self._hold_out

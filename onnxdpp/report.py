@@ -215,7 +215,7 @@ def to_json(data: dict[str, Any]) -> str:
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema ``report``, ``inspection`` or ``evaluation``, parsed."""
+    """The JSON Schema ``report``, ``inspection``, ``evaluation`` or ``comparison``, parsed."""
     text = files("onnxdpp").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
     parsed: dict[str, Any] = json.loads(text)
     return parsed

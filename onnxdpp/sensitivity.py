@@ -30,6 +30,7 @@ from onnxdpp.observation import Reading
 ROWS = 64
 """Calibration rows that suffice: on a CIFAR-10 network 40, 120 and 400 gave the same within noise."""
 LEAST_ROWS = 8
+MOST_BYTES = 2**28  # of all that a run takes: of large images and large outputs, fewer rows are run
 SHARE = 4
 """The part behind is run on no more rows, over all outputs of a projection, than this many passes over the data."""
 STEP = 0.1  # of an output's standard deviation
@@ -99,16 +100,15 @@ class Sensitivity:
         if rows < LEAST_ROWS or not outputs or not self._graph.random_values.isdisjoint((value, *behind.reads)):
             return None
         front = behind.front(self._graph, self._provider)
-        seen = [(behind.values(front, batch), batch) for batch in self._sample(rows)]
-        back = behind.back(self._graph, seen[0][0], outputs, self._provider)
-        masks = [None if self._mask is None else batch.feeds[self._mask] for _, batch in seen]
+        back = behind.back(self._graph, behind.values(front, self._rows[0]), outputs, self._provider)
+
+        def moved(batch: Batch) -> _Moved:
+            values, mask = behind.values(front, batch), batch.feeds.get(self._mask or "")
+            return _Moved(back, value, values, projection.axis, mask)
+
         with np.errstate(over="ignore", invalid="ignore"):
-            return _felt(
-                [
-                    _Moved(back, value, values, projection.axis, mask)
-                    for (values, _), mask in zip(seen, masks, strict=True)
-                ]
-            )
+            rows = max(1, min(rows, MOST_BYTES * self._rows[0].rows // moved(self._rows[0]).taken))
+            return _felt([moved(batch) for batch in self._sample(rows)])
 
     @cached_property
     def _rows(self) -> list[Batch]:
@@ -116,7 +116,7 @@ class Sensitivity:
         each = next(iter(self._batches)).rows if self._batches.fixed else 1
         wanted = np.linspace(0, self._batches.rows - 1, -(-ROWS // each)).astype(int)
         wanted -= (wanted % HELD_OUT == HELD_OUT - 1) & (wanted > 0)
-        return picked(self._batches, wanted)
+        return list(picked(self._batches, wanted))
 
     def _sample(self, count: int) -> list[Batch]:
         """About so many rows, to run together."""
@@ -150,6 +150,12 @@ class _Moved:
     def rounding(self) -> float:
         """Of the outputs of the projection, relative."""
         return float(np.finfo(self._y.dtype).eps)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that a run takes, outputs in float64 three times over."""
+        read = self._y.nbytes + sum(array.nbytes for array in self._feeds.values())
+        return read + sum(3 * part.nbytes for part in self._still) + 1
 
     @property
     def power(self) -> list[float]:

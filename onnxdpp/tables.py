@@ -9,7 +9,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxdpp.curves import CLASSIFICATION, HELD_OUT_ROWS
 from onnxdpp.gates import shown
+
+KEEPS_IN_A_TABLE = 7
 
 
 def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[RenderableType]:
@@ -165,6 +168,58 @@ def _gates(report: dict[str, Any]) -> Table:
     for verdict in report["gates"]:
         table.add_row(verdict["gate"], *shown(verdict), "passed" if verdict["passed"] else "MISSED")
     return table
+
+
+def comparison_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """The error of each method, row by row, at each keep.
+
+    Parameters
+    ----------
+    found : dict
+        As the JSON Schema ``comparison`` says.
+    """
+    seeds = found["options"]["repeat"]
+    spread = f"; mean ± standard deviation of {seeds} seeds where a method draws" if seeds > 1 else ""
+    yield f"{found['measure']} in per cent{spread}"
+    keeps = found["options"]["keep"]
+    exact = found["measure"] == CLASSIFICATION
+    for unit in dict.fromkeys(curve["unit"] for curve in found["curves"]):
+        own = [curve for curve in found["curves"] if curve["unit"] == unit]
+        sizes = [_left(points, found["model"]["nonzero"]) for points in zip(*(c["points"] for c in own), strict=True)]
+        for first in range(0, len(keeps), KEEPS_IN_A_TABLE):
+            part = slice(first, first + KEEPS_IN_A_TABLE)
+            titles = [f"keep {keep:g}\n{size}" for keep, size in zip(keeps[part], sizes[part], strict=True)]
+            table = _table(f"--unit {unit}\nparameters", *titles)
+            for curve in own:
+                table.add_row(curve["method"], *(_error(point, exact) for point in curve["points"][part]))
+            yield table
+    unpruned = f"unpruned {_percent(found['unpruned'], exact)}, " if exact else "unpruned "
+    where = f"{found['judged_rows']:,} rows of {_safe(found['data'], 4096)}"
+    if found["data"] == HELD_OUT_ROWS:
+        where = f"{found['judged_rows']:,} of them held out"
+    yield (
+        f"{unpruned}{found['model']['nonzero']:,} parameters "
+        f"({found['rows']:,} calibration rows, judged on {where}, on {found['provider']}, "
+        f"{len(found['runs'])} runs, {found['seconds']:.1f} s)"
+    )
+
+
+def _left(points: Iterable[dict[str, Any]], whole: int) -> str:
+    """What the most parameters of these points are of the whole, in per cent."""
+    sizes = [point["parameters"] for point in points if point["parameters"] is not None]
+    return f"{100 * max(sizes) / whole:.1f} %" if sizes and whole else "-"
+
+
+def _error(point: dict[str, Any], exact: bool) -> str:
+    if point["error"] is None:
+        return "-"
+    spread = "" if point["deviation"] is None else f" ± {_percent(point['deviation'], exact, 2)}"
+    return _percent(point["error"], exact) + spread
+
+
+def _percent(value: float, exact: bool, digits: int = 3) -> str:
+    """With two decimals, as counts of rows deserve; or else with so many digits."""
+    return f"{100 * value:.2f}" if exact else f"{100 * value:.{digits}g}"
 
 
 def _verdict(verdict: dict[str, Any] | None) -> tuple[str, str, str]:

@@ -47,7 +47,6 @@ import hashlib
 import itertools
 import json
 import os
-import platform
 import shlex
 import statistics
 import sys
@@ -56,7 +55,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -66,7 +64,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when onnxruntime is imported
 import numpy as np
 import onnx
 import onnxruntime as ort
-from machine import processor
+from machine import machine_line
 from numpy.typing import NDArray
 
 import onnxdpp
@@ -407,14 +405,13 @@ def without_places(arguments: Iterable[str]) -> str:
 
 def head(arguments: argparse.Namespace) -> list[str]:
     """Return what was run where."""
-    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxdpp", "onnx", "numpy", "scipy"))
     last = arguments.seeds - 1
     seeds = f"0 to {last} (mean ± sample standard deviation)" if last else "0"
     return [
         "# All methods side by side, after pruning",
         "",
         f"- command: `python samples/benchmark.py {without_places(sys.argv[1:])}`",
-        f"- machine: {processor()}; Python {platform.python_version()}, {versions}, onnxruntime {ort.__version__}",
+        machine_line(),
         f"- seeds: {seeds} for methods that draw",
         f"- gaps: ± one standard error over the test rows; `{DEFAULT}` is *level* within one, either way",
     ]

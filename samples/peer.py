@@ -109,7 +109,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Entry:
-    """A pruned network: size, keep, test rows that it names rightly, price, and how it was made."""
+    """A pruned network: size, keep, test rows that it names rightly, its price as `Made` has it, and onnxsim's way."""
 
     size: int
     keep: float
@@ -117,7 +117,7 @@ class Entry:
     process: float
     work: float
     peak: float
-    how: str
+    how: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -125,9 +125,19 @@ class Entry:
         return float(self.right.mean())
 
     @property
+    def seconds(self) -> str:
+        """From start to exit, and of pruning alone."""
+        return f"{self.process:.1f} ({self.work:.1f})"
+
+    @property
+    def megabytes(self) -> str:
+        """Largest resident set."""
+        return f"{self.peak / 1e6:.0f}"
+
+    @property
     def price(self) -> str:
-        """Seconds and megabytes."""
-        return f"{self.process:.1f} s, {self.peak / 1e6:.0f} MB"
+        """Seconds from start to exit, and megabytes."""
+        return f"{self.process:.1f} s, {self.megabytes} MB"
 
 
 @dataclass
@@ -185,8 +195,7 @@ def ours(network: Network, peer: Peer, unit: str, keep: float, folder: Path) -> 
     if run.code:
         sys.exit(f"{network.name}: onnxdpp: {run.reason}")
     said, model = json.loads(report.read_text(encoding="utf-8")), onnx.load(out)
-    chosen = ", ".join(sorted({layer["method"] for layer in said["layers"]}))
-    entry = Entry(size(model, unit), keep, network.right(model), run.seconds, said["seconds"], run.peak, chosen)
+    entry = Entry(size(model, unit), keep, network.right(model), run.seconds, said["seconds"], run.peak)
     note(f"{network.name}: {unit}s at {keep:g}: {percent(entry.accuracy)} in {entry.price}, {entry.size:,} stay")
     return entry
 
@@ -266,17 +275,23 @@ def verdict(match: Match, best: Entry) -> str:
 
 def comparison(match: Match) -> list[str]:
     """A row of the main table."""
-    mine, best = match.ours, match.best
-    cells = [match.network, f"{mine.keep:g}", f"{mine.size:,}", "", percent(match.dense), percent(mine.accuracy)]
+    mine, loss = match.ours, match.dense - match.ours.accuracy
+    count, accuracy, ahead, its_loss, ratio, said, how, seconds, megabytes = rival_cells(match, loss)
+    cells = [match.network, f"{mine.keep:g}", f"{mine.size:,}", count, percent(match.dense), percent(mine.accuracy)]
+    cells += [accuracy, ahead, percent(loss), its_loss, ratio, said, how]
+    return [*cells, mine.seconds, seconds, mine.megabytes, megabytes]
+
+
+def rival_cells(match: Match, loss: float) -> list[str]:
+    """What onnxsim adds to that row."""
+    best = match.best
     if best is None:
-        return [*cells, *[""] * 5, "it prunes nothing", "", f"{mine.process:.1f} ({mine.work:.1f})", "", "", ""]
-    ahead, noise = paired(mine.right, best.right)
-    loss, its_loss = match.dense - mine.accuracy, match.dense - best.accuracy
-    cells[3] = f"{best.size:,}"
-    cells += [percent(best.accuracy), f"{100 * ahead:+.2f} ± {100 * noise:.2f}", percent(loss), percent(its_loss)]
+        return [*[""] * 5, "it prunes nothing", *[""] * 3]
+    ahead, noise = paired(match.ours.right, best.right)
+    its_loss = match.dense - best.accuracy
+    cells = [f"{best.size:,}", percent(best.accuracy), f"{100 * ahead:+.2f} ± {100 * noise:.2f}", percent(its_loss)]
     cells += [f"{loss / its_loss:.2f}" if its_loss > 0 else "", verdict(match, best), best.how]
-    cells += [f"{entry.process:.1f} ({entry.work:.1f})" for entry in (mine, best)]
-    return [*cells, *(f"{entry.peak / 1e6:.0f}" for entry in (mine, best))]
+    return [*cells, best.seconds, best.megabytes]
 
 
 def comparison_table(found: Sequence[Match], what: str) -> list[str]:
@@ -330,6 +345,7 @@ def document(arguments: argparse.Namespace, found: Sequence[Match], peer: str) -
         own = [match for match in found if match.unit == unit]
         if own:
             text += ["", f"## {unit.capitalize()}s", *comparison_table(own, what)]
+        if any(match.theirs for match in own):
             text += ["", f"## {unit.capitalize()}s: every way of onnxsim", *ways_table(own, what, ways)]
     return "\n".join(text) + "\n"
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from models import Array, model, normal, run
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto, helper
 
 import onnxdpp
 from onnxdpp.algebra.moments import Accumulator
@@ -43,6 +43,18 @@ def convolutions() -> ModelProto:
             f = Flatten(k)  [fc] y = Gemm(f, W3, b3)
         }""",
         W1=(16, 3, 3, 3), b1=(16,), W2=(24, 16, 3, 3), b2=(24,), W3=(24 * 16, 4), b3=(4,),
+    )  # fmt: skip
+
+
+def without_biases() -> ModelProto:
+    """Matrices alone. Layers: fc1 (80), fc2 (40)."""
+    return model(
+        """g (float[N, 20] x) => (float[N, 3] y) {
+            [fc1] a = MatMul(x, W1)  h = Relu(a)
+            [fc2] c = MatMul(h, W2)  k = Tanh(c)
+            [fc3] y = MatMul(k, W3)
+        }""",
+        W1=(20, 80), W2=(80, 40), W3=(40, 3),
     )  # fmt: skip
 
 
@@ -113,16 +125,87 @@ def test_target_that_cannot_be_reached_says_what_can() -> None:
         onnxdpp.prune(network(), X, target_parameters=0.0013, provider="cpu")
 
 
+@pytest.mark.parametrize("options", [{"target_parameters": 0.5}, {"target_bytes": 9000}])
+@pytest.mark.parametrize("allocation", ["measured", "uniform"])
+def test_biases_that_the_refit_puts_in_count(options: dict[str, Any], allocation: str) -> None:
+    """Matrices without biases: each gets one, of 80, 40 and 3 numbers at most."""
+    proto = without_biases()
+    report = onnxdpp.prune(proto, X, allocation=allocation, provider="cpu", **options).report["model"]
+    goal = options.get("target_bytes") or 0.5 * report["before"]["parameters"]
+    reached = report["after"]["bytes" if "target_bytes" in options else "parameters"]
+    assert 0.95 * goal <= reached <= goal
+
+
+def test_edges_reach_a_number_of_parameters() -> None:
+    report = onnxdpp.prune(network(), X, unit="edge", target_parameters=0.5, provider="cpu").report
+    goal = 0.5 * report["model"]["before"]["parameters"]
+    assert 0.97 * goal <= report["model"]["after"]["nonzero"] <= goal
+    assert len({round(layer["kept"] / layer["width"], 1) for layer in report["layers"]}) == 1
+
+
+def test_edges_are_good_enough_on_rows_held_out() -> None:
+    report = onnxdpp.prune(network(), X, unit="edge", target_discrepancy=0.3, provider="cpu").report
+    assert report["model"]["after"]["nonzero"] < 0.9 * report["model"]["before"]["nonzero"]
+    assert report["discrepancy"]["y"]["relative_l2"] < 0.3
+
+
+def test_discrepancy_of_too_few_rows_is_refused() -> None:
+    few = {name: rows[:4] for name, rows in X.items()}
+    with pytest.raises(UsageError, match="target_discrepancy is judged on every fifth row, and there are 4"):
+        onnxdpp.prune(network(), few, target_discrepancy=0.1, provider="cpu")
+
+
+def test_outputs_that_are_no_floats_count_by_what_differs() -> None:
+    """An answer among three: a model that answers otherwise on more than a tenth of the rows is too far."""
+    proto = network()
+    proto.graph.node.append(helper.make_node("ArgMax", ["y"], ["answer"], axis=1, keepdims=0))
+    proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("answer", TensorProto.INT64, ["N"]))
+    report = onnxdpp.prune(proto, X, target_discrepancy=0.1, provider="cpu").report
+    assert report["discrepancy"]["answer"]["agreement"] >= 0.85
+    assert report["model"]["after"]["parameters"] > 0.05 * report["model"]["before"]["parameters"]
+
+
+# Sweeps
+
+
+def test_sweeps_never_make_the_outputs_worse_on_rows_held_out() -> None:
+    plain = onnxdpp.prune(network(), X, keep=0.2, provider="cpu").report
+    report = onnxdpp.prune(network(), X, keep=0.2, sweeps=2, provider="cpu").report
+    told = next(notice for notice in report["notices"] if notice.startswith("Sweeps took"))
+    found = re.fullmatch(r"Sweeps took (\d+) of (\d+) new choices: ([0-9.e-]+) to ([0-9.e-]+) on rows held out\.", told)
+    assert found is not None
+    assert float(found[4]) <= float(found[3])
+    if found[1] == "0":
+        assert [layer["keep"] for layer in report["layers"]] == [layer["keep"] for layer in plain["layers"]]
+
+
+def test_sweeps_mend_a_bad_choice() -> None:
+    """Drawn at random, neurons are soon swapped for better ones."""
+    options: dict[str, Any] = {"keep": 0.2, "method": "random", "provider": "cpu"}
+    errors = [
+        onnxdpp.prune(network(), X, sweeps=sweeps, **options).report["discrepancy"]["y"]["relative_l2"]
+        for sweeps in (0, 2)
+    ]
+    assert errors[1] < 0.97 * errors[0]
+
+
+@pytest.mark.parametrize("options", [{"unit": "edge"}, {"refit": "none"}])
+def test_sweeps_that_cannot_be(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="Sweeps are for neurons that are chosen here, with a refit"):
+        onnxdpp.prune(network(), X, keep=0.5, sweeps=1, provider="cpu", **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"keep": 0.5, "target_bytes": 9}, "Give one of these: keep; for edges, a pattern such as 2:4; for neurons,"),
+        ({"keep": 0.5, "target_bytes": 9}, "Give one of these: keep; target-parameters, target-bytes, target-macs,"),
         ({}, "Give one of these"),
         ({"target_parameters": 1.5}, "target_parameters is 1.5; it must be at most 1: the fraction that stays."),
         ({"target_macs": 0.0}, "target_macs is 0.0; it must be a positive number."),
         ({"target_discrepancy": float("nan")}, "target_discrepancy is nan; it must be a positive number."),
-        ({"target_parameters": 0.5, "unit": "edge"}, "A target is for neurons, with a refit. Give a keep instead."),
-        ({"target_parameters": 0.5, "refit": "none"}, "A target is for neurons, with a refit. Give a keep instead."),
+        ({"target_bytes": 500, "unit": "edge"}, "Edges that are zero save neither bytes nor multiplications here."),
+        ({"target_macs": 0.5, "unit": "edge"}, "Edges that are zero save neither bytes nor multiplications here."),
+        ({"target_parameters": 0.5, "refit": "none"}, "A target goes with a refit. Give a keep instead."),
         ({"target_parameters": 0.5, "round_to": 8}, "A target says how many stay: it goes with neither --round-to nor"),
         ({"target_macs": 0.5, "layers": "fc1=0.5"}, "A target says how many stay: it goes with neither --round-to nor"),
         ({"target_macs": 0.5, "allocation": "best"}, "allocation is 'best'; it can be measured, uniform."),

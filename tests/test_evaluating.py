@@ -234,7 +234,7 @@ ROWS = data()
         ({"x": ROWS, "labels": np.full(64, 3)}, "labels", DataError, "hold 3, which is no class of output 'y'"),
         ({"x": ROWS, "labels": np.full(64, -1)}, "labels", DataError, "hold -1, .* Classes count from 0"),
         ({"x": ROWS, "labels": np.zeros(64, int)}, None, DataError, "an array 'labels', which is no input"),
-        ({"x": ROWS}, "x", UsageError, "are an input of the models"),
+        ({"x": ROWS}, "x", UsageError, "are an input of the model"),
         ("random:8", "labels", UsageError, "Random data have no labels"),
     ],
 )
@@ -252,7 +252,7 @@ def test_labels_of_models_without_classes() -> None:
 def test_labels_without_rows() -> None:
     text = "g (float[2, N, 8] x, float[N] z) => (float[2, N, 8] y) { y = Neg(x) }"
     runs = [{"x": data(2, 5, 8), "z": data(5)[:, 0], "labels": np.zeros(2, int)}]
-    with pytest.raises(UsageError, match="not all inputs of the models have a row axis"):
+    with pytest.raises(UsageError, match="Not all inputs of the model have a row axis"):
         found(mlp(text), mlp(text), runs, labels="labels")
 
 

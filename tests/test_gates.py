@@ -124,7 +124,7 @@ def test_a_report_is_no_worse_than_itself() -> None:
     [
         (("discrepancy", "z", "relative_l2"), 0.3031, "baseline max-discrepancy"),
         (("accuracy", "y", "after"), 0.829, "baseline min-accuracy"),
-        (("discrepancy", "label", "agreement"), 0.69, "baseline min-agreement"),
+        (("discrepancy", "y", "agreement"), 0.69, "baseline min-agreement"),
         (("model", "after", "bytes"), 701, "baseline max-size-ratio"),
     ],
 )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnxdpp.algebra import moments as moments_module
 from onnxdpp.algebra.moments import Accumulator, Moments
+from onnxdpp.algebra.refit import Fit, relative_loss, squared_error
 
 Matrix = NDArray[np.float64]
 SEEDS = st.integers(0, 2**32 - 1)
@@ -195,6 +196,106 @@ def test_moments_can_be_taken_in_between() -> None:
     accumulator.update(x[15:])
     assert np.array_equal(half.gram, kept)
     assert_near(accumulator.moments(), brute_force(x, weights), 1e-13)
+
+
+# Between outputs, and through a root
+
+
+def rooted(seed: int, m: int, q: int) -> Matrix:
+    return np.random.default_rng(seed + 1).standard_normal((m, q))
+
+
+def between(x: NDArray[Any], weights: Matrix, original: NDArray[Any] | None, cuts: list[int]) -> Moments:
+    """With those between outputs, of rows that come in parts which are merged."""
+    parts = []
+    for start, stop in pairwise([0, *sorted(cuts), len(x)]):
+        part = Accumulator(weights, paired=original is not None, between=True)
+        part.update(x[start:stop], None if original is None else original[start:stop])
+        parts.append(part)
+    for other in parts[1:]:
+        parts[0].merge(other)
+    return parts[0].moments()
+
+
+@given(seed=SEEDS, m=st.integers(1, 5), q=st.integers(1, 5), paired=st.booleans(), cuts=st.lists(st.integers(0, 40)))
+@settings(deadline=None, max_examples=40)
+def test_moments_through_a_root_are_those_of_the_weights_times_it(
+    seed: int, m: int, q: int, paired: bool, cuts: list[int]
+) -> None:
+    x, original, weights = drawn(seed, 40, 6, m)
+    pair, root = original if paired else None, rooted(seed, m, q)
+    found, expected = between(x, weights, pair, cuts).through(root), accumulated(x, weights @ root, pair)
+    assert found.count == expected.count
+    assert_near(found, {name: getattr(expected, name) for name in (*FIELDS, "weights")}, 1e-10)
+    scale = expected.magnitude_y.max()
+    np.testing.assert_allclose(found.variance_y, expected.variance_y, rtol=0, atol=1e-10 * scale)
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_moments_between_outputs_are_those_of_the_rows(paired: bool) -> None:
+    x, original, weights = drawn(7, 2 * moments_module.BLOCK + 3, 5, 4)
+    y = (original if paired else x) @ weights
+    found = between(x, weights, original if paired else None, [100]).square_y
+    assert found is not None
+    np.testing.assert_allclose(found, y.T @ y / len(y), rtol=0, atol=1e-12 * np.abs(found).max())
+
+
+def test_moments_between_outputs_of_a_layer_with_inputs_gone() -> None:
+    x, original, weights = drawn(8, 50, 6, 3)
+    left, root = np.array([0, 2, 5]), rooted(8, 3, 3)
+    found, expected = Accumulator(weights, paired=True, left=left, between=True), Accumulator(
+        weights @ root, paired=True, left=left
+    )  # fmt: skip
+    for accumulator in (found, expected):
+        accumulator.update(x[:, left], original)
+    whole = expected.moments()
+    assert_near(found.moments().through(root), {name: getattr(whole, name) for name in (*FIELDS, "weights")}, 1e-12)
+
+
+@given(seed=SEEDS, share=st.integers(1, 39), paired=st.booleans())
+@settings(deadline=None, max_examples=20)
+def test_merged_moments_go_through_a_root_as_all_rows_do(seed: int, share: int, paired: bool) -> None:
+    x, original, weights = drawn(seed, 40, 5, 3)
+    pair, root = original if paired else None, rooted(seed, 3, 2)
+    first, second = (
+        between(x[part], weights, None if pair is None else pair[part], [])
+        for part in (slice(share), slice(share, None))
+    )
+    expected = accumulated(x, weights @ root, pair)
+    assert_near(first.merged(second).through(root), {name: getattr(expected, name) for name in FIELDS}, 1e-10)
+    assert first.merged(accumulated(x[share:], weights, None if pair is None else pair[share:])).square_y is None
+
+
+@given(seed=SEEDS, q=st.integers(1, 4), paired=st.booleans(), intercept=st.booleans())
+@settings(deadline=None, max_examples=30)
+def test_squared_errors_through_a_root_add_up_to_weighted_ones(
+    seed: int, q: int, paired: bool, intercept: bool
+) -> None:
+    """Those of any weights, from rows: the mean of ``e' M e``, with M the root times its transpose."""
+    x, original, weights = drawn(seed, 30, 5, 3)
+    root, other = rooted(seed, 3, q), rooted(seed + 1, 5, 3)
+    bias = rooted(seed + 2, 1, 3)[0] if intercept else None
+    errors = x @ other + (0 if bias is None else bias) - (original if paired else x) @ weights
+    expected = np.einsum("ri,ij,rj->r", errors, root @ root.T, errors).mean()
+    felt = between(x, weights, original if paired else None, []).through(root)
+    found = squared_error(felt, Fit(other @ root, None if bias is None else bias @ root)).sum()
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_equal_roots_leave_the_loss_as_it_was() -> None:
+    x, original, weights = drawn(9, 50, 5, 3)
+    sums, other = between(x, weights, original, []), rooted(9, 5, 3)
+    losses = [
+        relative_loss([(sums, Fit(other, None))]),
+        relative_loss([(sums.through(3 * np.eye(3)), Fit(3 * other, None))]),
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+def test_moments_without_those_between_outputs_go_through_no_root() -> None:
+    x, _, weights = drawn(10, 20, 4, 2)
+    with pytest.raises(ValueError, match="between outputs were not wanted"):
+        accumulated(x, weights).through(np.eye(2))
 
 
 def test_moments_of_no_rows_are_refused() -> None:

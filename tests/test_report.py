@@ -101,7 +101,7 @@ def changed(data: dict[str, Any], path: Path_, value: object) -> dict[str, Any]:
     return data
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", [*DATA, "comparison"])
 def test_schema_is_one(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
@@ -112,7 +112,7 @@ def test_schema_version_is_that_of_the_code() -> None:
     assert schema("evaluation")["properties"]["schema"]["const"] == reports.EVALUATION_SCHEMA
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", [*DATA, "comparison"])
 def test_schema_requires_and_allows_the_same_keys(name: str) -> None:
     def look(part: Any) -> None:
         if isinstance(part, dict):

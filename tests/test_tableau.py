@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.random import SeedSequence
 
-from onnxdpp.algebra.contest import edge_contest, neuron_contest
+from onnxdpp.algebra.contest import CLOSE, FINALISTS, PLAIN, Entry, edge_contest, finalists, neuron_contest
 from onnxdpp.algebra.edge_selection import eliminate_edges, pursue_edges
 from onnxdpp.algebra.moments import Accumulator, Moments
 from onnxdpp.algebra.neurons import Inputs
@@ -208,12 +208,12 @@ def test_backward_edges_without_budget_share_one_round(monkeypatch: pytest.Monke
 # The contest
 
 
-def halves(seed: int, rows: int = 600) -> tuple[list[Inputs], list[Inputs]]:
+def halves(seed: int, rows: int = 600, *, between: bool = False) -> tuple[list[Inputs], list[Inputs]]:
     rng = np.random.default_rng(seed)
     mix, weights = rng.standard_normal((6, 30)), rng.standard_normal((30, 4))
     parts = []
     for count in (rows, rows // 4):
-        sums = Accumulator(weights, paired=False)
+        sums = Accumulator(weights, paired=False, between=between)
         sums.update(np.maximum(rng.standard_normal((count, 6)) @ mix + 0.3 * rng.standard_normal((count, 30)), 0))
         parts.append([Inputs(sums.moments(), np.arange(30))])
     return parts[0], parts[1]
@@ -246,3 +246,85 @@ def test_edges_hold_a_contest_too() -> None:
         entries = edge_contest(fit, held, 6, Rule(), SeedSequence(0), executor)
     assert [entry.loss for entry in entries] == sorted(entry.loss for entry in entries)
     assert {entry.method for entry in entries} == {"dpp", "obs", "fluctuation", "importance"}
+
+
+ROOT = np.diag([1.0, 0.1, 0.01, 0.001])
+
+
+def felt_contest(seed: int) -> tuple[list[Entry], list[Inputs], list[Inputs]]:
+    """A contest in which errors weigh by ROOT, and the rows to fit as they are and weighted."""
+    fit, held = halves(seed, between=True)
+    felt, judged = ([part.through(ROOT) for part in parts] for parts in (fit, held))
+    return neuron_contest(felt, judged, 30, 6, Rule(), SeedSequence(0), None, fit), fit, felt
+
+
+def test_plain_candidates_join_where_errors_are_weighted() -> None:
+    entries, fit, felt = felt_contest(1)
+    assert sorted((entry.method, entry.kernel) for entry in entries if not entry.weighted) == sorted(PLAIN)
+    assert {entry.method for entry in entries if entry.weighted} == {"dpp", "obs", "omp", "importance"}
+    for entry in entries:
+        own = choose_neurons(
+            felt if entry.weighted else fit, 30, 6, Rule(entry.method, entry.kernel, swaps=100), entry.beta,
+            SeedSequence(0), None,
+        )  # fmt: skip
+        assert np.array_equal(entry.keep, own)
+
+
+def test_plain_and_weighted_candidates_are_compared_by_weighted_errors() -> None:
+    entries, _, _ = felt_contest(1)
+    held = halves(1, between=True)[1][0].through(ROOT).moments
+    assert [entry.loss for entry in entries] == sorted(entry.loss for entry in entries)
+    for entry in entries:
+        found = float(np.sqrt(squared_error(held, entry.fits[0]).sum() / held.variance_y.sum()))
+        assert entry.loss == pytest.approx(found, rel=1e-9)
+
+
+def test_no_plain_candidates_where_all_errors_count_the_same() -> None:
+    fit, held = halves(1)
+    assert not any(entry.weighted for entry in neuron_contest(fit, held, 30, 6, Rule(), SeedSequence(0), None))
+
+
+def entry(loss: float | None, keep: list[int] | list[list[int]], *, weighted: bool = False) -> Entry:
+    chosen = [np.array(part) for part in keep] if isinstance(keep[0], list) else np.array(keep)
+    return Entry("obs", "rbf", None, 0.0, loss, chosen, [], weighted)
+
+
+LOSSES = st.one_of(st.none(), st.floats(0, 1), st.sampled_from([0.1, 0.105, 0.11, 0.111]))
+
+
+@given(st.lists(st.tuples(LOSSES, st.integers(0, 3), st.booleans()), min_size=1, max_size=12))
+def test_finalists_are_close_choices_of_their_own_and_the_plain_ones(
+    drawn: list[tuple[float | None, int, bool]],
+) -> None:
+    entries = [entry(loss, [keep, 9], weighted=weighted) for loss, keep, weighted in drawn]
+    entries.sort(key=lambda part: np.inf if part.loss is None else part.loss)
+    last = finalists(entries)
+    best, some_weigh = entries[0], any(part.weighted for part in entries)
+    assert last[0] is best
+    keeps = [tuple(part.keep) for part in last]
+    assert len(set(keeps)) == len(keeps)
+    assert [part for part in entries if any(part is other for other in last)] == last
+    for part in last:
+        close = part.loss == best.loss or (None not in (part.loss, best.loss) and part.loss <= CLOSE * best.loss)
+        assert close or (some_weigh and not part.weighted)
+    if some_weigh:
+        assert {tuple(part.keep) for part in entries if not part.weighted} <= set(keeps)
+        assert len([part for part in last if part.weighted]) <= FINALISTS
+    else:
+        assert len(last) <= FINALISTS
+
+
+def test_no_more_finalists_than_allowed() -> None:
+    entries = [entry(0.1 + 0.0001 * number, [number]) for number in range(9)]
+    assert finalists(entries) == entries[:FINALISTS]
+
+
+def test_plain_choices_are_finalists_however_far_behind() -> None:
+    near = [entry(0.1 + 0.0001 * number, [number], weighted=True) for number in range(5)]
+    far = [entry(0.9, [7]), entry(None, [8]), entry(None, [0])]
+    assert finalists([*near, *far]) == [*near[:FINALISTS], *far[:2]]
+
+
+def test_edges_are_told_apart_by_all_values_that_are_read() -> None:
+    same = [entry(0.1, [[0, 1], [2]]), entry(0.1, [[0, 1], [3]]), entry(0.1, [[0, 1], [2]])]
+    assert finalists(same) == same[:2]

@@ -159,7 +159,12 @@ def write_text(path: StrPath, text: str) -> None:
     MachineError
         If the folder or the disk does not take the file; one that was there is untouched.
     """
-    _write(path, [text.encode()])
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: StrPath, content: bytes) -> None:
+    """Write or replace a file, atomically; see `write_text`."""
+    _write(path, [content])
 
 
 def check_input(path: StrPath) -> None:

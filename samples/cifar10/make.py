@@ -3,7 +3,7 @@
     python samples/cifar10/make.py --data FOLDER --out FOLDER
 
 `--data` holds the binary version of CIFAR-10 (data_batch_1.bin to data_batch_5.bin and test_batch.bin), or a
-``datasets.py`` whose ``cifar10()`` returns the images; into `--out` go ``model.onnx`` (20 MB), ``calib.npz`` (the 50,000
+``datasets.py`` whose ``cifar10()`` returns the images; into `--out` go ``model.onnx`` (20 MB), ``calib.npz`` (50,000
 training images, no labels, 614 MB) and ``test.npz`` (10,000 images with labels, 123 MB).
 
 Pixels are scaled to mean 0 and deviation 1 in each colour, over the training images. SGD with learning rate 0.02,

@@ -1,0 +1,74 @@
+"""How many neurons weigh as much as so many edges.
+
+Both are counted in parameters that may be other than zero. Let P be those of the whole model. *Edges*: if each of the
+``m_l`` outputs of layer l keeps ``k_l`` of its ``n_l`` edges, there stay
+
+    P_e = P - sum_l (n_l - k_l) m_l.
+
+*Neurons*: along each axis of a constant that a layer owns, the entries of its neurons that go are gone. With the
+fraction f of every layer's neurons a constant has the product, over its axes, of what stays of them, and ``P_n(f)`` is
+the sum over all constants. We take the largest f with ``P_n(f) <= P_e``: neurons never get more than edges have.
+
+The papers' formula is the case of one hidden layer, of ``h_1`` neurons between ``d_in`` inputs and ``h_2`` neurons
+behind, whose incoming edges are pruned to ``k_e`` for each neuron, without biases:
+
+    k_e h_1 + h_1 h_2 = k_n (d_in + h_2)    or    k_e = k_n (d_in + h_2) / h_1 - h_2.
+
+Biases count here: a neuron takes one with it, an edge does not. With them it is
+
+    k_e = k_n (d_in + 1 + h_2) / h_1 - (h_2 + 1).
+"""
+
+from dataclasses import replace
+
+from onnxdpp.budget import allocate
+from onnxdpp.evaluation import parameters
+from onnxdpp.graph.batches import Batches
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.projections import Projection
+from onnxdpp.options import Options
+from onnxdpp.planning import Plan
+from onnxdpp.pruning import with_intercepts
+from onnxdpp.sensitivity import Sensitivity
+
+
+def parameters_of_edges(graph: Graph, todo: Plan, options: Options) -> int:
+    """What may be other than zero once a plan for edges is carried out (P_e)."""
+    base, todo = with_intercepts(graph, todo, options)
+    parts = [(target.part, target.k) for target in todo.targets if isinstance(target.part, Projection)]
+    return parameters(base.model, base.folder)[0] - sum((part.n - k) * part.m for part, k in parts)
+
+
+def matched(
+    graph: Graph, neurons: Plan, edges: Plan, options: Options, batches: Batches, provider: str, felt: Sensitivity
+) -> Plan:
+    """The plan for neurons, with as many of them as weigh what a plan for edges leaves.
+
+    Parameters
+    ----------
+    graph : Graph
+        The original.
+    neurons, edges : Plan
+    options : Options
+        That `neurons` was planned with.
+    batches : Batches
+    provider : {"cpu", "cuda"}
+    felt : Sensitivity
+
+    Raises
+    ------
+    UsageError
+        If even the fewest neurons weigh more.
+    """
+    if all(target.k == target.part.n for target in edges.targets):
+        return replace(neurons, targets=tuple(replace(target, k=target.part.n) for target in neurons.targets))
+    left = parameters_of_edges(graph, edges, replace(options, unit="edge"))
+    goal = replace(
+        options,
+        keep=None,
+        refit="linear" if options.refit == "none" else options.refit,  # neither puts biases in
+        # The half outweighs rounding: what is compared are whole numbers.
+        target_parameters=min(1.0, (left + 0.5) / parameters(graph.model, graph.folder)[0]),
+        allocation="uniform",
+    )
+    return allocate(graph, neurons, goal, batches, provider, lambda text, fraction: None, felt)
