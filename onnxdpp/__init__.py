@@ -11,6 +11,7 @@ from onnxdpp.errors import DataError, MachineError, ModelError, NothingToPrune, 
 
 if TYPE_CHECKING:
     from onnxdpp.api import PruneResult, compare_methods, inspect, prune
+    from onnxdpp.evaluating import evaluate
 
 __all__ = [
     "DataError",
@@ -21,6 +22,7 @@ __all__ = [
     "PruneResult",
     "UsageError",
     "compare_methods",
+    "evaluate",
     "inspect",
     "prune",
 ]
@@ -32,4 +34,8 @@ def __getattr__(name: str) -> Any:
         from onnxdpp import api
 
         return getattr(api, name)
+    if name == "evaluate":
+        from onnxdpp.evaluating import evaluate
+
+        return evaluate
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,17 +1,13 @@
 """The Python interface: `prune`, `inspect` and `compare_methods`."""
 
-import json
 import math
-import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-from numpy.typing import ArrayLike
 from onnx import ModelProto
 
 from onnxdpp.algebra.refit import is_scarce
@@ -20,30 +16,30 @@ from onnxdpp.budget import allocate
 from onnxdpp.comparing import KEEPS, REPEAT, Question, make_runs
 from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison
 from onnxdpp.errors import ModelError, UsageError
-from onnxdpp.evaluation import compare, macs_per_row, parameters
+from onnxdpp.evaluating import Trial, check_labels
+from onnxdpp.evaluation import compare, macs_per_row
+from onnxdpp.gates import Limits, verdicts
 from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
-from onnxdpp.graph.calibration import RUNTIME_VERSION, choose_provider
+from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.checking import check_model
-from onnxdpp.graph.external import data_files, has_external_data
+from onnxdpp.graph.external import has_external_data
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import find_layers
-from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info, save_model
+from onnxdpp.graph.model import model_info, save_model
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.labelled import classification_error, open_labelled
+from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
-from onnxdpp.pruning import Progress, execute
-from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report
+from onnxdpp.pruning import execute
+from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
 from onnxdpp.sensitivity import Sensitivity
 from onnxdpp.sizing import expected_sizes
 from onnxdpp.sweeping import swept
 from onnxdpp.verifying import Verdict
 from onnxdpp.verifying import verify as check_layers
-
-Model: TypeAlias = str | PathLike[str] | ModelProto
-Calibration: TypeAlias = str | PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
 
 
 @dataclass
@@ -82,7 +78,7 @@ class PruneResult:
 
 def prune(
     model: Model,
-    calib: Calibration,
+    calib: Data,
     *,
     keep: float | str | None = None,
     pattern: str | None = None,
@@ -109,7 +105,15 @@ def prune(
     target_macs: float | None = None,
     target_discrepancy: float | None = None,
     allocation: str = "measured",
-    apply: Mapping[str, Any] | str | PathLike[str] | None = None,
+    apply: Given | None = None,
+    data: Data | None = None,
+    labels: str | None = None,
+    max_discrepancy: float | None = None,
+    max_accuracy_drop: float | None = None,
+    min_agreement: float | None = None,
+    max_size_ratio: float | None = None,
+    min_speedup: float | None = None,
+    baseline: Given | None = None,
     progress: Progress = lambda text, fraction: None,
 ) -> PruneResult:
     """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
@@ -119,7 +123,7 @@ def prune(
     model : path or ModelProto
         Not changed.
     calib : path, mapping of arrays, or iterable of mappings
-        Calibration data, first axis = rows: ``.npz``, ``.npy``, a folder of them, ``"random:256"``, arrays by input
+        Data data, first axis = rows: ``.npz``, ``.npy``, a folder of them, ``"random:256"``, arrays by input
         name, or batches of them (an iterable that starts anew each time; a one-shot iterator is read into a list).
     keep : float or "auto"
         Fraction that stays, 0 < keep <= 1: of the neurons of every layer, or of the edges into every output.
@@ -178,6 +182,15 @@ def prune(
     apply : report or path of one, optional
         Instead of `keep`: the neurons that an earlier run kept, on a model that was trained or exported again, with a
         refit of its own.
+    data : as `calib`, optional
+        Rows that are not calibrated on, where the pruned model is tried: the report's ``evaluation``.
+    labels : str, optional
+        The array of `data` that holds the class of each row.
+    max_discrepancy, max_accuracy_drop, min_agreement, max_size_ratio, min_speedup : float, optional
+        Gates, see `onnxdpp.gates.Limits`; the report's ``gates`` say which are passed. Those on answers look at `data`;
+        without, at every fifth calibration row, which is not fitted then.
+    baseline : report or path of one, optional
+        Of an earlier run: one more gate for each figure there.
     progress : callable (text, fraction), optional
 
     Returns
@@ -202,9 +215,16 @@ def prune(
         provider, batch_size, max_rows,
         None if pattern is None else parse_pattern(pattern), mask, memory, swaps, sensitivity, sweeps,
         target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
-        None if apply is None else parse_report(_report(apply)),
+        None if apply is None else parse_report(read_report(apply)),
     )  # fmt: skip
-    proto, folder, info = _opened(model)
+    limits = Limits(
+        max_discrepancy, max_accuracy_drop, min_agreement, max_size_ratio, min_speedup,
+        None if baseline is None else read_report(baseline),
+    )  # fmt: skip
+    if data is None and (labels is not None or max_accuracy_drop is not None):
+        raise UsageError("Labels, and a gate on accuracy, need data that have them: name these by --data and --labels.")
+    check_labels(limits, labels)
+    proto, folder, info = opened(model)
     graph = Graph(in_order(proto), folder)
     scratch = Scratch(active=has_external_data(proto))
     todo = plan(graph, options)
@@ -213,11 +233,16 @@ def prune(
     batches = open_batches(calib, inputs, batch_size=batch_size, max_rows=max_rows, seed=seed)
     if mask is not None and mask not in (known := [spec.name for spec in inputs]):
         raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
+    trial = None
+    if data is not None:
+        trial = Trial(open_labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels, held_out=False)
+    elif limits.on_answers or min_speedup is not None:
+        trial = Trial(batches, None, held_out=limits.on_answers)
     felt = Sensitivity(graph, batches, where, mask)
     steps = (options, batches, where, progress)
     if options.has_goal:
         todo = allocate(graph, todo, *steps, felt)
-    hold_out = options.target_discrepancy is not None
+    hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
         _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
         todo, told = swept(graph, todo, results, *steps, felt)
@@ -225,34 +250,46 @@ def prune(
     pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
-    discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
+    discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
+    tried, told_of_it = (
+        (None, []) if trial is None else trial.run(graph, after, where, min_speedup is not None, progress)
+    )
     first = next(iter(batches))
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
+    if data is not None:
+        notices += [notice for notice in told_of_it if notice not in notices]
     report = Report(
-        before=_size(graph, info, macs_per_row(graph, first, where)),
-        after=_size(after, model_info(pruned, folder), macs_per_row(after, first, where)),
+        before=size_of(graph, info, macs_per_row(graph, first, where)),
+        after=size_of(after, model_info(pruned, folder), macs_per_row(after, first, where)),
         layers=results,
         refusals=[(refusal.name, refusal.reason) for refusal in todo.refusals],
         discrepancy=discrepancy.outputs,
+        evaluation=tried,
         provider=where,
         seed=seed,
         rows=batches.rows,
         random_data=batches.random,
         notices=notices,
-        options=_options_as_given(options, calib),
-        versions=_versions(),
+        options={
+            **_options_as_given(options, calib),
+            "data": None if data is None else named(data),
+            "labels": labels,
+            **limits.as_given(None if baseline is None else named(baseline)),
+        },
+        versions=versions(),
         seconds=time.perf_counter() - started,
-    )
-    return PruneResult(pruned, report.as_dict(), folder, scratch)
+    ).as_dict()
+    report["gates"] = verdicts(report, limits)
+    return PruneResult(pruned, report, folder, scratch)
 
 
 def inspect(
     model: Model,
     *,
     verify: bool = False,
-    calib: Calibration | None = None,
+    calib: Data | None = None,
     kernel: str = "rbf",
     beta: float | None = None,
     epsilon: float = 0.01,
@@ -292,7 +329,7 @@ def inspect(
     options = Options(
         "auto", method="dpp", kernel=kernel, beta=beta, epsilon=epsilon, seed=seed, provider=provider, max_rows=max_rows
     )
-    proto, folder, info = _opened(model)
+    proto, folder, info = opened(model)
     graph = Graph(in_order(proto), folder)
     layers, no_neurons = find_layers(graph)
     projections, no_edges = find_projections(graph)
@@ -324,20 +361,20 @@ def inspect(
     refusals = [(refusal.name, "neuron", refusal.reason) for refusal in no_neurons]
     refusals += [(refusal.name, "edge", refusal.reason) for refusal in no_edges]
     return Inspection(
-        _size(graph, info, None), graph.opset, proto.producer_name, found, refusals, notices, _versions()
+        size_of(graph, info, None), graph.opset, proto.producer_name, found, refusals, notices, versions()
     ).as_dict()
 
 
 def compare_methods(
     model: Model,
-    calib: Calibration,
+    calib: Data,
     *,
     keeps: Iterable[float] = KEEPS,
     methods: Iterable[str] | None = None,
     unit: str = "neuron",
     repeat: int = REPEAT,
     match: str | None = None,
-    data: Calibration | None = None,
+    data: Data | None = None,
     labels: str | None = None,
     kernel: str = "rbf",
     beta: float | None = None,
@@ -394,14 +431,14 @@ def compare_methods(
         raise UsageError("All layers are pruned to the same keep here. Give --layer a pattern without '='.")
     if labels is not None and data is None:
         raise UsageError("Labels belong to data that errors are measured on. Add --data, or leave --labels out.")
-    proto, folder, info = _opened(model)
+    proto, folder, info = opened(model)
     graph = Graph(in_order(proto), folder)
     where, notices = choose_provider(provider)
     inputs = input_specs(graph.model)
     batches = open_batches(calib, inputs, max_rows=max_rows)
     judged = batches
     if data is not None:
-        judged = open_batches(data, inputs) if labels is None else open_labelled(data, inputs, labels)
+        judged = open_labelled(data, inputs, labels)
     elif batches.rows < HELD_OUT:
         raise UsageError(
             f"Of {batches.rows} calibration rows none can be held out. Give {HELD_OUT} or more, or --data."
@@ -421,70 +458,29 @@ def compare_methods(
     runs, failed = make_runs(graph, question, options, batches, error, where, progress, hold_out=data is None)
     notices += [*batches.notices, *(() if data is None else judged.notices), *failed]
     given = {
-        "calib": _named(calib), "data": None if data is None else _named(data), "labels": labels,
+        "calib": named(calib), "data": None if data is None else named(data), "labels": labels,
         "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,
         "match": match, "kernel": kernel, "beta": "auto" if beta is None else beta, "epsilon": epsilon, "refit": refit,
         "layers": _listed(layers), "skip": _listed(skip), "max_rows": max_rows,
     }  # fmt: skip
     return Comparison(
-        model=_size(graph, info, None),
+        model=size_of(graph, info, None),
         measure=DISTANCE if labels is None else CLASSIFICATION,
         unpruned=unpruned,
-        data=HELD_OUT_ROWS if data is None else _named(data),
+        data=HELD_OUT_ROWS if data is None else named(data),
         judged_rows=batches.rows // HELD_OUT if data is None else judged.rows,
         rows=batches.rows,
         runs=runs,
         provider=where,
         notices=notices,
         options=given,
-        versions=_versions(),
+        versions=versions(),
         seconds=time.perf_counter() - started,
     ).as_dict()
 
 
 def _listed(patterns: str | Iterable[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
-
-
-def _report(report: Mapping[str, Any] | str | PathLike[str]) -> Mapping[str, Any]:
-    if isinstance(report, Mapping):
-        return report
-    try:
-        read = json.loads(Path(report).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"The report {str(report)!r} cannot be read: {' '.join(str(error).split())}.") from error
-    if not isinstance(read, dict):
-        raise UsageError(f"The report {str(report)!r} is none of onnxdpp.")
-    return read
-
-
-def _opened(model: Model) -> tuple[ModelProto, Path | None, FileInfo]:
-    """The model, its folder where it is a path, and what it weighs."""
-    if isinstance(model, ModelProto):
-        check_model(model, "the model")
-        if has_external_data(model):
-            raise ModelError("The model has external data, and a ModelProto does not say where. Give the model's path.")
-        return model, None, model_info(model)
-    if not isinstance(model, str | PathLike):
-        raise UsageError(f"The model is a {type(model).__name__}; it can be a path or an onnx.ModelProto.")
-    proto, folder = load_model(model), Path(model).parent.absolute()
-    return proto, folder, file_info(model, data_files(proto, folder))
-
-
-def _size(graph: Graph, info: FileInfo, macs: int | None) -> ModelSize:
-    total, nonzero = parameters(graph.model, graph.folder)
-    return ModelSize(info.sha256, info.bytes, total, nonzero, macs)
-
-
-def _counting(progress: Progress, text: str, total: int) -> Callable[[int], None]:
-    done = 0
-
-    def count(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress(text, done / total)
-
-    return count
 
 
 def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
@@ -504,13 +500,9 @@ def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
     ]
 
 
-def _named(data: Calibration) -> str:
-    return str(data) if isinstance(data, str | PathLike) else "arrays"
-
-
-def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
+def _options_as_given(options: Options, calib: Data) -> dict[str, Any]:
     given = {
-        "calib": _named(calib),
+        "calib": named(calib),
         **{name: getattr(options, name) for name in Options.__dataclass_fields__},
     }
     given["beta"] = "auto" if options.beta is None else options.beta
@@ -519,11 +511,3 @@ def _options_as_given(options: Options, calib: Calibration) -> dict[str, Any]:
     given["apply"] = None if options.apply is None else [name for name, _, _ in options.apply]
     given["pattern"] = None if options.pattern is None else ":".join(map(str, options.pattern))
     return given
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "python": platform.python_version(),
-        "onnxruntime": RUNTIME_VERSION,
-        **{name: version(name) for name in ("onnxdpp", "onnx", "numpy", "scipy")},
-    }

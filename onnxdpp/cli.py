@@ -1,7 +1,7 @@
 """The command line: options -> one call -> tables or JSON. The only place that prints.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 2 usage, 3 bad model or data, 4 nothing to
-prune, 5 environment, 130 interrupted.
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate missed, 2 usage, 3 bad model or data, 4
+nothing to prune, 5 environment, 130 interrupted.
 """
 
 import logging
@@ -18,8 +18,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from onnxdpp.errors import MachineError, UsageError
+from onnxdpp.gating import MISSED, add_summary, check_summary, gates, missed, settle
 
-MISSED = 1
 TERMINATED = 143
 PLAIN_WIDTH = 120  # of tables that go into a file or a pipe
 GOALS = ("target_parameters", "target_macs", "target_bytes", "target_discrepancy")
@@ -264,6 +264,10 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     help="Of one matrix of second moments; wider consumers are refitted by channels.",
 )
 @_MAX_ROWS
+@click.option("--data", metavar="DATA", help="Try the pruned model on these rows too.")
+@click.option("--labels", metavar="NAME", help="The array of --data that holds the class of each row.")
+@gates
+@click.option("--keep-going", is_flag=True, help="Write OUT though a gate is missed.")
 @click.option("--report", metavar="FILE.json", help="Write the report there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
@@ -275,16 +279,21 @@ def prune(
     calib: str,
     output: str | None,
     report: str | None,
+    summary: bool,
     as_json: bool,
     quiet: bool,
     force: bool,
     dry_run: bool,
+    keep_going: bool,
     debug: bool,
     **options: Any,
 ) -> None:
     """Prune MODEL: choose what stays, drop the rest, refit, verify, write OUT.
 
     Patterns are case-sensitive globs on layer names, as `onnxdpp inspect` shows them.
+
+    If a gate is missed, OUT is not written and the exit code is 1. Gates on answers look at --data; without, at every
+    fifth row of --calib, which is not fitted then.
     """
     with _importing():
         from onnxdpp.api import prune as run
@@ -296,6 +305,7 @@ def prune(
     if output == "-":
         raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
     _check_calib(calib)
+    check_summary(summary, as_json)
     if all(options[name] is None for name in ("keep", "pattern", "apply", *GOALS)):
         raise click.UsageError(
             "Missing option '--keep' (or a '--target-...'; or, for edges, '--pattern').", click.get_current_context()
@@ -303,7 +313,8 @@ def prune(
     check_input(model)
     source = Path(model)
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
-    inputs = [source, *([] if _is_random(calib) else [Path(calib)])]
+    data = [given for given in (calib, options["data"]) if given and not _is_random(given)]
+    inputs = [source, *map(Path, data)]
     if force:  # what is not there yet is no data file
         inputs += stored_data(source)
     if not dry_run:
@@ -315,17 +326,92 @@ def prune(
         with _progress(quiet) as progress:
             result = run(model, calib, progress=progress, **options)
         text = to_json(result.report)
-        if not dry_run:
+        writing = not dry_run and (keep_going or not missed(result.report))
+        if writing:
             result.save(out, force=force)
         if report is not None:
             write_text(report, text)
     if not quiet:
         for notice in result.report["notices"]:
             _say(f"note: {notice}")
+    _conclude(result.report, prune_tables(result.report, out if writing else None), summary, as_json, quiet)
+
+
+@cli.command()
+@click.argument("original")
+@click.argument("pruned")
+@click.option("--data", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
+@click.option("--labels", metavar="NAME", help="The array of DATA that holds the class of each row.")
+@click.option("--threads", type=int, default=1, show_default=True, metavar="N", help="For latency and memory.")
+@click.option("--latency/--no-latency", default=True, help="Time both, in turn.  [default: latency]")
+@click.option("--memory/--no-memory", default=True, help="Measure the memory of each.  [default: memory]")
+@click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random rows.")
+@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
+@click.option("--batch-size", type=int, metavar="N", help="Rows in one run, the second that is timed.")
+@_MAX_ROWS
+@gates
+@click.option("--report", metavar="FILE.json", help="Write the findings there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@click.option("--force", is_flag=True, help="Overwrite the report.")
+@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+def evaluate(
+    original: str,
+    pruned: str,
+    data: str,
+    report: str | None,
+    summary: bool,
+    as_json: bool,
+    quiet: bool,
+    force: bool,
+    debug: bool,
+    **options: Any,
+) -> None:
+    """Compare PRUNED with ORIGINAL: answers, accuracy, size, latency, memory.
+
+    Any two models will do that have the same inputs and outputs. If a gate is missed, the exit code is 1.
+    """
+    with _importing():
+        from onnxdpp.evaluating import evaluate as run
+        from onnxdpp.graph.model import check_input, check_output, write_text
+    from onnxdpp.report import to_json
+    from onnxdpp.tables import evaluation_tables
+
+    _log(debug)
+    if not data:
+        raise UsageError("--data is empty. Name the data.")
+    check_summary(summary, as_json)
+    for model in (original, pruned):
+        check_input(model)
+    if report is not None:
+        named = [] if data.startswith("random:") else [data]
+        check_output(report, inputs=[original, pruned, *named], force=force)
+    with _on_signal(signal.SIGTERM, _terminate), _progress(quiet) as progress:
+        found = run(original, pruned, data, progress=progress, **options)
+    text = to_json(found)
+    if report is not None:
+        write_text(report, text)
+    if not quiet:
+        for notice in found["notices"]:
+            _say(f"note: {notice}")
+    _conclude(found, evaluation_tables(found), summary, as_json, quiet)
+
+
+def _conclude(
+    report: dict[str, Any], tables: Iterator[RenderableType], summary: bool, as_json: bool, quiet: bool
+) -> None:
+    """Print a report in the form that is asked for; end with code 1 where a gate is missed."""
+    from onnxdpp.report import to_json
+    from onnxdpp.summary import summary as markdown
+
+    shown = summary and not add_summary(markdown(report))
     if as_json:
-        click.echo(text, nl=False)
+        click.echo(to_json(report), nl=False)
+    elif shown:
+        click.echo(markdown(report), nl=False)
     elif not quiet:
-        _show(prune_tables(result.report, None if dry_run else out))
+        _show(tables)
+    settle(report)
 
 
 @cli.command()

@@ -1,17 +1,19 @@
 """Two models, one data set: what they cost and how far their answers lie apart."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
-from onnxdpp.errors import ModelError, OnnxdppError
+from onnxdpp.answers import Answers
+from onnxdpp.errors import DataError, ModelError, OnnxdppError
 from onnxdpp.graph.batches import Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.external import tensor_array
-from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, attribute
+from onnxdpp.graph.index import ONNX_DOMAINS, Graph, attribute
 from onnxdpp.graph.names import Names
 from onnxdpp.graph.walking import all_nodes, all_tensors, quoted
 
@@ -94,43 +96,22 @@ def macs_by_node(graph: Graph, batch: Batch, provider: str) -> dict[int, int] | 
 
 
 @dataclass
-class _Sums:
-    """Running sums for one float output."""
-
-    entries: int = 0
-    difference: float = 0.0
-    power: float = 0.0
-    largest: float = 0.0
-
-    def add(self, before: Array, after: Array) -> None:
-        gap = after - before
-        self.entries += gap.size
-        self.difference += float(np.vdot(gap, gap))
-        self.power += float(np.vdot(before, before))
-        self.largest = max(self.largest, float(np.abs(gap).max(initial=0.0)))
-
-    def result(self) -> dict[str, float | None]:
-        if not self.entries:
-            return {"relative_l2": None, "max_abs": None}
-        relative: float | None = 0.0
-        if self.difference > 0:
-            relative = float(np.sqrt(self.difference / self.power)) if self.power > 0 else None
-        return {"relative_l2": relative, "max_abs": self.largest}
-
-
-@dataclass
 class Discrepancy:
     """How far the outputs of two models lie apart.
 
     Attributes
     ----------
     outputs : dict
-        Output name -> ``relative_l2`` and ``max_abs`` (float outputs), or ``agreement`` (all others).
+        Output name -> ``relative_l2``, ``max_abs``, ``cosine`` and ``agreement`` (float outputs), or ``agreement`` (all
+        others); see `onnxdpp.answers`.
+    accuracy : dict
+        Output name -> what `accuracy.Tally.result` gives, where labels were given and the output has their classes.
     notices : list of str
         Outputs that could not be compared, and why.
     """
 
     outputs: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    accuracy: dict[str, dict[str, Any]] = field(default_factory=dict)
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -143,7 +124,7 @@ class Discrepancy:
 
 
 def _distance(found: Mapping[str, float | None]) -> float:
-    if "agreement" in found:
+    if "relative_l2" not in found:
         agreement = found["agreement"]
         return float("nan") if agreement is None else 1 - agreement
     distance = found["relative_l2"]
@@ -161,7 +142,7 @@ def compare(
     *,
     held_out: bool = False,
 ) -> Discrepancy:
-    """Run both models over all batches and compare their outputs.
+    """Run a model and what became of it over all batches, and compare their outputs.
 
     Parameters
     ----------
@@ -183,49 +164,104 @@ def compare(
     """
     before, after = (Session(model, provider, original.folder) for model in (original.model, pruned))
     if (before.inputs, before.outputs) != (after.inputs, after.outputs):
-        raise ModelError("The pruned model would have other inputs or outputs than the original. No file was written.")
-    sums: dict[str, _Sums] = {}
-    agreed: dict[str, list[int]] = {}
+        raise ModelError("The pruned model would have other inputs or outputs than the original.")
+    return differences(
+        before, after, batches, progress, random_values=original.random_values, held_out=held_out, finite=True
+    )
+
+
+def differences(
+    before: Session,
+    after: Session,
+    batches: Batches,
+    progress: Callable[[int], None] = lambda rows: None,
+    *,
+    random_values: Collection[str] = (),
+    labels: str | None = None,
+    held_out: bool = False,
+    finite: bool = False,
+) -> Discrepancy:
+    """How far apart two models of the same interface answer.
+
+    Parameters
+    ----------
+    before, after : Session
+        Of the original and of the other one; with the same inputs and outputs, in any order.
+    batches : Batches
+    progress : callable
+        Told the number of rows of each batch.
+    random_values : collection of str
+        Outputs of these names are not compared.
+    labels : str, optional
+        Which of the feeds are no input, but the classes of the rows.
+    held_out : bool
+        Compare only every fifth row.
+    finite : bool
+        Whether entries that are finite in the original alone are an error, or, by default, a notice.
+
+    Raises
+    ------
+    ModelError
+        If an output has another shape or type in the two models, or is not finite.
+    DataError
+        If a run fails; if labels are given and no output looks like their classes.
+    """
     result = Discrepancy()
-    compared = []
-    for position, (name, kind, _) in enumerate(before.outputs):
-        if name in original.random_values:
+    places = {name: place for place, (name, _, _) in enumerate(after.outputs)}
+    found: dict[str, Answers] = {}
+    for name, kind, _ in before.outputs:
+        if name in random_values:
             result.notices.append(f"Output {quoted(name)} depends on a random operator and is not compared.")
         elif not kind.startswith("tensor("):
             result.notices.append(f"Output {quoted(name)} is a {kind} and is not compared.")
         else:
-            compared.append((position, name))
+            found[name] = Answers()
     for batch in batches:
         old, new = before.run(batch), after.run(batch)
-        for position, name in compared:
-            a, b = old[position], new[position]
-            if held_out and a.ndim and len(a) and a.shape == b.shape:
+        for place, (name, _, _) in enumerate(before.outputs):
+            if name not in found:
+                continue
+            a, b = old[place], new[places[name]]
+            classes = None if labels is None else batch.feeds[labels]
+            if a.shape != b.shape or a.dtype != b.dtype:
+                raise ModelError(
+                    f"Output {quoted(name)} is {b.dtype} {b.shape} in the pruned model, {a.dtype} {a.shape} in the "
+                    "original."
+                )
+            if held_out and a.ndim and len(a):
                 which = rows_held_out(np.arange(len(a)), len(a), batch)
                 a, b = a[which], b[which]
-            if a.shape != b.shape:
-                raise ModelError(f"Output {quoted(name)} would be {b.shape} instead of {a.shape}. No file was written.")
-            if a.dtype.kind == "f":
-                sums.setdefault(name, _Sums()).add(*_finite(name, batch, a, b))
-            else:
-                count = agreed.setdefault(name, [0, 0])
-                count[0] += int((a == b).sum())
-                count[1] += a.size
+            lost = found[name].add(a, b, classes)
+            if lost and finite:
+                raise ModelError(
+                    f"Output {quoted(name)} of the pruned model is not finite for rows {batch.first} to "
+                    f"{batch.first + batch.rows - 1} of the data, where the original's is. Keep more."
+                )
         progress(batch.rows)
-    for _, name in compared:
-        if name in sums:
-            result.outputs[name] = sums[name].result()
-        else:
-            equal, total = agreed[name]
-            result.outputs[name] = {"agreement": equal / total if total else None}
+    for name, answers in found.items():
+        result.outputs[name] = answers.result()
+        if answers.lost:
+            result.notices.append(
+                f"Output {quoted(name)} of the pruned model is not finite in {answers.lost} entries where the "
+                "original's is."
+            )
+    if labels is not None:
+        _add_accuracy(result, found, labels)
     return result
 
 
-def _finite(name: str, batch: Batch, before: Array, after: Array) -> tuple[Array, Array]:
-    """Both in float64, without what was not finite in the original."""
-    sound = np.isfinite(before)
-    if not np.isfinite(after[sound]).all():
-        raise ModelError(
-            f"Output {quoted(name)} of the pruned model is not finite for rows {batch.first} to "
-            f"{batch.first + batch.rows - 1} of the data, where the original's is. No file was written; keep more."
+def _add_accuracy(result: Discrepancy, found: dict[str, Answers], labels: str) -> None:
+    counted = {name: answers for name, answers in found.items() if answers.tally.rows}
+    if not counted:
+        raise DataError(
+            f"The labels {quoted(labels)} cannot be used: no output of the models has a class, or a row of scores, for "
+            "each row."
         )
-    return before[sound].astype(np.float64), after[sound].astype(np.float64)
+    for name, answers in counted.items():
+        if answers.outside is None:
+            result.accuracy[name] = answers.tally.result()
+        else:
+            told = f"The labels {quoted(labels)} hold {answers.outside}, which is no class of output {quoted(name)}"
+            result.notices.append(f"{told}: no accuracy.")
+    if not result.accuracy:
+        raise DataError(f"{told}. Classes count from 0.")

@@ -4,6 +4,7 @@ A label is one more array beside those of the inputs: it is streamed, checked an
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto
@@ -17,8 +18,10 @@ from onnxdpp.graph.sources import Source
 from onnxdpp.graph.walking import quoted
 
 
-def open_labelled(source: Source, inputs: Sequence[InputSpec], labels: str) -> Batches:
-    """Open data that hold the class of each row, a whole number from 0 on, under the name `labels`.
+def open_labelled(source: Source, inputs: Sequence[InputSpec], labels: str | None, **options: Any) -> Batches:
+    """Open data that hold the class of each row, a whole number from 0 on, under the name `labels`, if any.
+
+    Further options are those of `open_batches`.
 
     Raises
     ------
@@ -27,6 +30,8 @@ def open_labelled(source: Source, inputs: Sequence[InputSpec], labels: str) -> B
     DataError
         As `open_batches`; where there is no such array, too.
     """
+    if labels is None:
+        return open_batches(source, inputs, **options)
     if isinstance(source, str) and source.startswith("random:"):
         raise UsageError("Random data have no labels. Give data that have, or leave --labels out.")
     if any(spec.name == labels for spec in inputs):
@@ -34,7 +39,7 @@ def open_labelled(source: Source, inputs: Sequence[InputSpec], labels: str) -> B
     row_wise, fixed = row_axis(inputs)
     if not row_wise:
         raise UsageError("Not all inputs of the model have a row axis, so that no label belongs to a row.")
-    return open_batches(source, (*inputs, InputSpec(labels, np.dtype(np.int64), (fixed,))))
+    return open_batches(source, (*inputs, InputSpec(labels, np.dtype(np.int64), (fixed,))), **options)
 
 
 def classification_error(graph: Graph, model: ModelProto, batches: Batches, labels: str, provider: str) -> float:

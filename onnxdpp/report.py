@@ -1,7 +1,7 @@
 """What a run did, as plain data and as JSON: no printing, no files.
 
-The JSON Schemas beside this file (``schemas/report.json``, ``schemas/inspection.json``) say what the keys mean.
-Everything but ``seconds`` is the same for the same input, options and seed.
+The JSON Schemas beside this file (``schemas/report.json``, ``schemas/inspection.json``, ``schemas/evaluation.json``)
+say what the keys mean. Everything but ``seconds``, latency and memory is the same for the same input, options and seed.
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 
 SCHEMA = "onnxdpp/report/1"
 INSPECTION_SCHEMA = "onnxdpp/inspection/1"
+EVALUATION_SCHEMA = "onnxdpp/evaluation/1"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Report:
     layers: list[LayerResult]
     refusals: list[tuple[str, str]]
     discrepancy: dict[str, dict[str, float | None]]
+    evaluation: dict[str, Any] | None
     provider: str
     seed: int
     rows: int
@@ -97,6 +99,7 @@ class Report:
     options: dict[str, Any]
     versions: dict[str, str]
     seconds: float
+    gates: list[dict[str, Any]] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -106,6 +109,8 @@ class Report:
             "layers": [asdict(layer) for layer in self.layers],
             "refusals": [{"name": name, "reason": reason} for name, reason in self.refusals],
             "discrepancy": self.discrepancy,
+            "evaluation": self.evaluation,
+            "gates": self.gates,
             "provider": self.provider,
             "seed": self.seed,
             "rows": self.rows,
@@ -175,13 +180,42 @@ class Inspection:
         }
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found of two models; see there, and `answers`, `accuracy`, `latency` and `footprint`."""
+
+    before: ModelSize
+    after: ModelSize
+    gzip_bytes: tuple[int, int]
+    discrepancy: dict[str, dict[str, float | None]]
+    accuracy: dict[str, dict[str, Any]]
+    latency: list[dict[str, Any]]
+    memory: dict[str, dict[str, int]] | None
+    threads: int
+    provider: str
+    rows: int
+    random_data: bool
+    notices: list[str]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    seconds: float
+    gates: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The findings as JSON has them."""
+        sizes = zip((self.before, self.after), self.gzip_bytes, strict=True)
+        before, after = ({**asdict(size), "gzip_bytes": packed} for size, packed in sizes)
+        rest = {name: getattr(self, name) for name in list(Evaluation.__dataclass_fields__)[3:]}
+        return {"schema": EVALUATION_SCHEMA, "model": {"before": before, "after": after}, **rest}
+
+
 def to_json(data: dict[str, Any]) -> str:
     """Text of a report: two spaces, keys in the order of the schema, a newline at the end."""
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema ``report``, ``inspection`` or ``comparison``, parsed."""
+    """The JSON Schema ``report``, ``inspection``, ``evaluation`` or ``comparison``, parsed."""
     text = files("onnxdpp").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
     parsed: dict[str, Any] = json.loads(text)
     return parsed

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnxdpp.curves import CLASSIFICATION, HELD_OUT_ROWS
+from onnxdpp.gates import shown
 
 KEEPS_IN_A_TABLE = 7
 
@@ -22,7 +23,7 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
     report : dict
         As the JSON Schema ``report`` says.
     out : Path or None
-        The file written; None in a dry run.
+        The file written; None where none was: in a dry run, or because a gate is missed.
     """
     contest = any(layer["contest"] for layer in report["layers"])
     table = _table("layer", "width", "kept", *["chosen by"] * contest, "loss before\nrefit", "loss", "seconds")
@@ -48,17 +49,58 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
         table.add_row(title, *_pair(before[key], after[key]))
     yield table
     if report["discrepancy"]:
-        titles = {"relative_l2": "relative L2", "max_abs": "max abs", "agreement": "agreement"}
-        shown = [key for key in titles if any(key in values for values in report["discrepancy"].values())]
-        table = _table("output", *(titles[key] for key in shown))
-        for name, values in report["discrepancy"].items():
-            table.add_row(_safe(name), *(_number(values.get(key)) for key in shown))
-        yield table
+        yield _answers(report)
+    tried = report["evaluation"]
+    if tried is not None:
+        yield f"On {tried['rows']:,} {'calibration rows held out' if tried['held_out'] else 'rows of other data'}:"
+        if tried["discrepancy"]:
+            yield _answers(tried)
+        if tried["accuracy"]:
+            yield _accuracies(tried)
+    if report["gates"]:
+        yield _gates(report)
     if report["refusals"]:
         yield _refusals("left alone", ((entry["name"], entry["reason"]) for entry in report["refusals"]))
     how = f"{report['rows']:,} calibration rows on {report['provider']}, seed {report['seed']}"
-    done = "dry run: nothing written" if out is None else f"wrote {_safe(str(out), 4096)}"
+    missed = any(not verdict["passed"] for verdict in report["gates"])
+    done = f"wrote {_safe(str(out), 4096)}" if out else f"{'gates missed' if missed else 'dry run'}: nothing written"
     yield f"{done} ({how}, {report['seconds']:.1f} s)"
+
+
+def evaluation_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
+    """What the pruned model costs beside the original, how far its answers lie from it, and how often each is right.
+
+    Parameters
+    ----------
+    found : dict
+        As the JSON Schema ``evaluation`` says.
+    """
+    before, after = found["model"]["before"], found["model"]["after"]
+    table = _table("model", "original", "pruned", "ratio")
+    for key, title in (
+        ("bytes", "file bytes"),
+        ("gzip_bytes", "gzip bytes"),
+        ("parameters", "parameters"),
+        ("nonzero", "non-zeros"),
+        ("macs", "MACs per row"),
+    ):
+        table.add_row(title, *_pair(before[key], after[key]))
+    for part in found["latency"]:
+        name = f"latency, {part['rows']:,} row{'s' * (part['rows'] > 1)}"
+        table.add_row(name, _duration(part["before"]), _duration(part["after"]), f"{part['ratio']:.3f}")
+    if found["memory"] is not None:
+        old, new = found["memory"]["before"], found["memory"]["after"]
+        table.add_row("peak memory", *_pair(old["peak"], new["peak"]))
+        table.add_row("  of it for the model", *_pair(old["peak"] - old["start"], new["peak"] - new["start"]))
+    yield table
+    if found["discrepancy"]:
+        yield _answers(found)
+    if found["accuracy"]:
+        yield _accuracies(found)
+    if found["gates"]:
+        yield _gates(found)
+    threads = f", {found['threads']} thread{'s' * (found['threads'] > 1)}" if found["latency"] else ""
+    yield f"{found['rows']:,} rows on {found['provider']}{threads} ({found['seconds']:.1f} s)"
 
 
 def inspection_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
@@ -94,6 +136,38 @@ def inspection_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         refusals = [(entry["name"], entry["reason"]) for entry in found["refusals"] if entry["unit"] == unit]
         if refusals:
             yield _refusals(f"cannot be pruned (--unit {unit})", refusals)
+
+
+def _answers(report: dict[str, Any]) -> Table:
+    titles = {"relative_l2": "relative L2", "max_abs": "max abs", "cosine": "cosine", "agreement": "agreement"}
+    outputs = report["discrepancy"]
+    shown = [key for key in titles if any(values.get(key) is not None for values in outputs.values())]
+    table = _table("output", *(titles[key] for key in shown))
+    for name, values in outputs.items():
+        table.add_row(_safe(name), *(_number(values.get(key)) for key in shown))
+    return table
+
+
+def _accuracies(report: dict[str, Any]) -> Table:
+    table = _table("accuracy", "original", "pruned", "change", "95 % interval", "lost", "gained")
+    for name, part in report["accuracy"].items():
+        table.add_row(
+            _safe(name),
+            f"{part['before']:.4f}",
+            f"{part['after']:.4f}",
+            f"{part['change']:+.4f}",
+            f"{part['low']:+.4f} to {part['high']:+.4f}",
+            f"{part['lost']:,}",
+            f"{part['gained']:,}",
+        )
+    return table
+
+
+def _gates(report: dict[str, Any]) -> Table:
+    table = _table("gate", "value", "limit", "verdict")
+    for verdict in report["gates"]:
+        table.add_row(verdict["gate"], *shown(verdict), "passed" if verdict["passed"] else "MISSED")
+    return table
 
 
 def comparison_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
@@ -193,6 +267,18 @@ def _pair(before: int | None, after: int | None) -> tuple[str, str, str]:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4g}"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit that suits them.
+
+    >>> _duration(1.5), _duration(0.00234567), _duration(0.0000231)
+    ('1.500 s', '2.346 ms', '23.10 µs')
+    """
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:#.4g} {unit}"
+    return f"{seconds / 1e-6:#.4g} µs"
 
 
 def _tenths(value: float | None) -> str:

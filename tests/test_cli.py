@@ -96,7 +96,7 @@ def test_prune_digits_as_the_readme_says(onnxdpp: Run, tmp_path: Path) -> None:
         r"non-zeros +288,010 +33,9\d\d +0\.118",
         rf"file bytes +1,152,593 +{out.stat().st_size:,} +0\.118",
         r"MACs per row +287,000 +33,600 +0\.117",
-        r"logits +0\.0\d+ +[\d.]+",
+        r"logits +0\.0\d+ +[\d.]+ +[\d.]+ +[01][\d.]*",
         r"fc3 +its value 'logits' is a graph output",
         rf"wrote {re.escape(str(out))} \(1,297 calibration rows on cpu, seed 0, \d+\.\d s\)",
     ):
@@ -411,7 +411,8 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
         "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None, "mask": None,
         "memory": 2**31, "swaps": 0, "sensitivity": True, "sweeps": 0, "target_parameters": None,
         "target_bytes": None, "target_macs": None, "target_discrepancy": None, "allocation": "measured",
-        "apply": None,
+        "apply": None, "data": None, "labels": None, "max_discrepancy": None, "max_accuracy_drop": None,
+        "min_agreement": None, "max_size_ratio": None, "min_speedup": None, "baseline": None,
     }  # fmt: skip
 
 
@@ -427,9 +428,9 @@ def test_output_of_integers_is_compared_by_agreement(onnxdpp: Run, tmp_path: Pat
     path = stored(net, tmp_path / "net.onnx")
     outcome = onnxdpp("prune", path, "--calib", calib, "--keep", 0.9, "--provider", "cpu")
     assert outcome.code == 0
-    assert re.search(r"^output +relative L2 +max abs +agreement$", outcome.out, re.MULTILINE)
-    assert re.search(r"^label +- +- +[01]", outcome.out, re.MULTILINE)
-    assert re.search(r"^y +\S+ +\S+ +-$", outcome.out, re.MULTILINE)
+    assert re.search(r"^output +relative L2 +max abs +cosine +agreement$", outcome.out, re.MULTILINE)
+    assert re.search(r"^label +- +- +- +[01]", outcome.out, re.MULTILINE)
+    assert re.search(r"^y +\S+ +\S+ +\S+ +[01]", outcome.out, re.MULTILINE)
 
 
 # inspect
@@ -493,7 +494,7 @@ def test_version(onnxdpp: Run) -> None:
 
 
 @pytest.mark.parametrize("flag", ["-h", "--help"])
-@pytest.mark.parametrize("command", [[], ["prune"], ["inspect"]])
+@pytest.mark.parametrize("command", [[], ["prune"], ["inspect"], ["evaluate"]])
 def test_help(onnxdpp: Run, command: list[str], flag: str) -> None:
     outcome = onnxdpp(*command, flag)
     assert (outcome.code, outcome.err) == (0, "")
@@ -509,6 +510,8 @@ def test_help_names_every_option_of_the_issue(onnxdpp: Run) -> None:
         "--epsilon E", "--refit affine|linear|none", "--seed N",
         "--layer PATTERN[=KEEP]", "--skip PATTERN", "--round-to N", "--provider auto|cpu|cuda", "--batch-size N",
         "--max-rows N", "--report FILE.json", "--json", "--quiet", "--force", "--dry-run", "--debug",
+        "--data DATA", "--labels NAME", "--max-discrepancy D", "--max-accuracy-drop F", "--min-agreement F",
+        "--max-size-ratio F", "--min-speedup F", "--baseline REPORT", "--keep-going", "--summary",
     ):  # fmt: skip
         assert f"{option}\n" in out or f"{option} " in out, option
 

@@ -11,8 +11,8 @@ import pytest
 from rich.console import Console
 
 from onnxdpp import report as reports
-from onnxdpp.report import FoundLayer, Inspection, LayerResult, ModelSize, Report, schema, to_json
-from onnxdpp.tables import inspection_tables, prune_tables, reasons
+from onnxdpp.report import Evaluation, FoundLayer, Inspection, LayerResult, ModelSize, Report, schema, to_json
+from onnxdpp.tables import evaluation_tables, inspection_tables, prune_tables, reasons
 
 SIZE = ModelSize("0" * 64, 1234567, 308, 300, 1000)
 LAYER = LayerResult(
@@ -26,7 +26,17 @@ REPORT = Report(
     after=ModelSize("f" * 64, 1000, 154, 154, None),
     layers=[LAYER],
     refusals=[("fc2", "its value 'y' is a graph output")],
-    discrepancy={"y": {"relative_l2": 0.5, "max_abs": 1.0}, "label": {"agreement": 0.75}},
+    discrepancy={
+        "y": {"relative_l2": 0.5, "max_abs": 1.0, "cosine": 0.25, "agreement": None},
+        "label": {"agreement": 0.75},
+    },
+    evaluation={
+        "held_out": True,
+        "rows": 2469,
+        "discrepancy": {"y": {"relative_l2": 0.625, "max_abs": 2.0, "cosine": 0.5, "agreement": 1.0}},
+        "accuracy": {},
+        "latency": [],
+    },
     provider="cpu",
     seed=0,
     rows=12345,
@@ -35,6 +45,10 @@ REPORT = Report(
     options={"keep": 0.5},
     versions={"onnx": "1.21.0"},
     seconds=1.25,
+    gates=[
+        {"gate": "max-discrepancy", "value": 0.625, "limit": 0.625, "passed": True},
+        {"gate": "min-agreement", "value": None, "limit": 0.5, "passed": False},
+    ],
 ).as_dict()
 FOUND = Inspection(
     model=ModelSize("0" * 64, 10, 1, 1, None),
@@ -45,6 +59,30 @@ FOUND = Inspection(
     notices=["something"],
     versions={},
 ).as_dict()
+
+EVALUATION = Evaluation(
+    before=SIZE,
+    after=ModelSize("f" * 64, 1000, 154, 154, None),
+    gzip_bytes=(1000000, 900),
+    discrepancy={"y": {"relative_l2": 0.5, "max_abs": 1.0, "cosine": 0.25, "agreement": 0.875}},
+    accuracy={
+        "y": {
+            "before": 0.75, "after": 0.5, "change": -0.25, "low": -0.5, "high": 0.125,
+            "lost": 3, "gained": 1, "rows": 8,
+        }
+    },
+    latency=[{"rows": 1, "before": 0.002, "after": 0.001, "ratio": 0.5, "disturbed": 0.25, "rounds": 10}],
+    memory={"before": {"peak": 9000, "start": 1000}, "after": {"peak": 5000, "start": 1000}},
+    threads=2,
+    provider="cpu",
+    rows=12345,
+    random_data=False,
+    notices=["something"],
+    options={"labels": None},
+    versions={},
+    seconds=1.25,
+).as_dict()  # fmt: skip
+DATA = {"report": REPORT, "inspection": FOUND, "evaluation": EVALUATION}
 
 Path_ = tuple[str | int, ...]
 
@@ -63,7 +101,7 @@ def changed(data: dict[str, Any], path: Path_, value: object) -> dict[str, Any]:
     return data
 
 
-@pytest.mark.parametrize("name", ["report", "inspection", "comparison"])
+@pytest.mark.parametrize("name", [*DATA, "comparison"])
 def test_schema_is_one(name: str) -> None:
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
@@ -71,9 +109,10 @@ def test_schema_is_one(name: str) -> None:
 def test_schema_version_is_that_of_the_code() -> None:
     assert schema("report")["properties"]["schema"]["const"] == reports.SCHEMA
     assert schema("inspection")["properties"]["schema"]["const"] == reports.INSPECTION_SCHEMA
+    assert schema("evaluation")["properties"]["schema"]["const"] == reports.EVALUATION_SCHEMA
 
 
-@pytest.mark.parametrize("name", ["report", "inspection", "comparison"])
+@pytest.mark.parametrize("name", [*DATA, "comparison"])
 def test_schema_requires_and_allows_the_same_keys(name: str) -> None:
     def look(part: Any) -> None:
         if isinstance(part, dict):
@@ -89,10 +128,9 @@ def test_schema_requires_and_allows_the_same_keys(name: str) -> None:
     look(schema(name))
 
 
-@pytest.mark.parametrize("name", ["report", "inspection"])
+@pytest.mark.parametrize("name", DATA)
 def test_schema_has_the_keys_in_the_order_of_the_report(name: str) -> None:
-    data = REPORT if name == "report" else FOUND
-    assert list(data) == schema(name)["required"]
+    assert list(DATA[name]) == schema(name)["required"]
 
 
 @pytest.mark.parametrize("layers", [[], [LAYER], [EDGES], [LAYER, EDGES]])
@@ -101,8 +139,14 @@ def test_schema_of_reports(layers: list[LayerResult]) -> None:
     jsonschema.validate(data, schema("report"))
 
 
-def test_schema_of_findings() -> None:
-    jsonschema.validate(FOUND, schema("inspection"))
+@pytest.mark.parametrize("name", DATA)
+def test_schema_of_data(name: str) -> None:
+    jsonschema.validate(DATA[name], schema(name))
+
+
+@pytest.mark.parametrize(("path", "value"), [(("accuracy",), {}), (("latency",), []), (("memory",), None)])
+def test_schema_of_an_evaluation_with_less(path: Path_, value: object) -> None:
+    jsonschema.validate(changed(EVALUATION, path, value), schema("evaluation"))
 
 
 @pytest.mark.parametrize(
@@ -124,8 +168,12 @@ def test_schema_of_findings() -> None:
         (("layers", 0, "seconds"), None),
         (("refusals", 0, "reason"), None),
         (("discrepancy", "y"), {}),
-        (("discrepancy", "y", "agreement"), 1.0),
+        (("discrepancy", "y", "agreement"), ...),
+        (("discrepancy", "y", "cosine"), 1.1),
+        (("discrepancy", "label", "max_abs"), 1.0),
         (("discrepancy", "label", "agreement"), 1.1),
+        (("evaluation", "latency"), None),
+        (("gates", 0, "limit"), None),
         (("provider",), "auto"),
         (("seed",), -1),
         (("rows",), 0),
@@ -158,7 +206,13 @@ def test_json_never_holds_what_is_no_json(value: float) -> None:
 
 
 def shown(data: dict[str, Any], width: int = 120, out: Path | None = Path("out.onnx"), encoding: str = "utf-8") -> str:
-    tables = prune_tables(data, out) if "seed" in data else inspection_tables(data)
+    tables = (
+        prune_tables(data, out)
+        if "seed" in data
+        else evaluation_tables(data)
+        if "gzip_bytes" in str(data)
+        else inspection_tables(data)
+    )
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding, errors="backslashreplace", newline="\n")
     console = Console(file=file, width=width, highlight=False, markup=False)
@@ -180,28 +234,33 @@ def test_table_of_a_report() -> None:
     assert row(text, "non-zeros") == ["non-zeros", "300", "154", "0.513"]
     assert row(text, "file") == ["file", "bytes", "1,234,567", "1,000", "0.001"]
     assert row(text, "MACs") == ["MACs", "per", "row", "-", "-", "-"]
-    assert row(text, "y") == ["y", "0.5", "1", "-"]
-    assert row(text, "label") == ["label", "-", "-", "0.75"]
+    assert row(text, "y") == ["y", "0.5", "1", "0.25", "-"]
+    assert row(text, "label") == ["label", "-", "-", "-", "0.75"]
     assert row(text, "fc2") == ["fc2", "its", "value", "'y'", "is", "a", "graph", "output"]
+    assert "On 2,469 calibration rows held out:" in text
+    assert row(text, "max-discrepancy") == ["max-discrepancy", "0.625", "0.625", "passed"]
+    assert row(text, "min-agreement") == ["min-agreement", "missing", "0.5", "MISSED"]
     assert text.splitlines()[-1] == "wrote out.onnx (12,345 calibration rows on cpu, seed 0, 1.2 s)"
 
 
 def test_table_has_no_columns_without_values() -> None:
-    floats = changed(REPORT, ("discrepancy", "label"), ...)
+    bare = {**REPORT, "evaluation": None, "gates": []}
+    floats = changed(bare, ("discrepancy", "label"), ...)
     assert "agreement" not in shown(floats)
-    integers = changed(REPORT, ("discrepancy", "y"), ...)
+    integers = changed(bare, ("discrepancy", "y"), ...)
     assert "agreement" in shown(integers)
     assert "relative L2" not in shown(integers)
 
 
 def test_table_without_outputs_to_compare_or_refusals() -> None:
-    text = shown({**REPORT, "discrepancy": {}, "refusals": []})
+    text = shown({**REPORT, "discrepancy": {}, "refusals": [], "evaluation": None})
     assert "output" not in text
     assert "left alone" not in text
 
 
 def test_table_of_a_dry_run() -> None:
-    assert shown(REPORT, out=None).splitlines()[-1].startswith("dry run: nothing written (")
+    assert shown({**REPORT, "gates": []}, out=None).splitlines()[-1].startswith("dry run: nothing written (")
+    assert shown(REPORT, out=None).splitlines()[-1].startswith("gates missed: nothing written (")
 
 
 def test_table_keeps_every_number_beside_long_names() -> None:
@@ -236,6 +295,23 @@ def test_table_of_findings_has_sizes_only_where_there_are_any() -> None:
     data["layers"].insert(1, {**FOUND["layers"][0], "name": "fc9"})
     assert row(shown(data), "fc1") == ["fc1", "3", "2", "12,345.7"]
     assert row(shown(data), "fc9") == ["fc9", "3", "2", "-"]
+
+
+def test_table_of_an_evaluation() -> None:
+    text = shown(EVALUATION)
+    assert row(text, "gzip") == ["gzip", "bytes", "1,000,000", "900", "0.001"]
+    assert row(text, "latency,") == ["latency,", "1", "row", "2.000", "ms", "1.000", "ms", "0.500"]
+    assert row(text, "peak") == ["peak", "memory", "9,000", "5,000", "0.556"]
+    assert row(text, "of") == ["of", "it", "for", "the", "model", "8,000", "4,000", "0.500"]
+    assert row(text, "y") == ["y", "0.5", "1", "0.25", "0.875"]
+    assert "0.7500   0.5000   -0.2500   -0.5000 to +0.1250      3        1" in text
+    assert text.splitlines()[-1] == "12,345 rows on cpu, 2 threads (1.2 s)"
+
+
+def test_table_of_an_evaluation_with_less() -> None:
+    text = shown({**EVALUATION, "latency": [], "memory": None, "accuracy": {}, "discrepancy": {}})
+    assert not {"latency,", "peak", "accuracy", "output"} & set(text.split())
+    assert text.splitlines()[-1] == "12,345 rows on cpu (1.2 s)"
 
 
 def test_table_of_findings_escapes_names() -> None:

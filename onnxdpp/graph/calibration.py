@@ -107,10 +107,10 @@ def _providers(kind: str) -> Providers:
     return [(CUDA, {"use_tf32": "0"}), CPU] if kind == "cuda" else [CPU]
 
 
-def _options() -> onnxruntime.SessionOptions:
+def _options(threads: int | None = None) -> onnxruntime.SessionOptions:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.intra_op_num_threads = cores()
+    options.intra_op_num_threads = threads or cores()
     options.use_deterministic_compute = True
     # Waiting threads would take the cores from the moments that are summed meanwhile.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -139,6 +139,9 @@ class Session:
     provider : {"cpu", "cuda"}
     folder : path, optional
         Where the model's external data lie. They are mapped, and not copied on the CPU.
+    threads : int, optional
+        As it will be deployed: on so many threads, and with weights copied into the form that is fastest. By default
+        as many threads as there are cores.
 
     Raises
     ------
@@ -148,13 +151,16 @@ class Session:
         If it would have to run elsewhere than on `provider`.
     """
 
-    def __init__(self, model: ModelProto, provider: str, folder: Path | None = None) -> None:
-        options = _options()
+    def __init__(
+        self, model: ModelProto, provider: str, folder: Path | None = None, *, threads: int | None = None
+    ) -> None:
+        options = _options(threads)
         try:
             if has_external_data(model):
                 model, root = rooted(model, folder)
                 options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
-                options.add_session_config_entry("session.disable_prepacking", "1")  # it copies all weights
+                if threads is None:
+                    options.add_session_config_entry("session.disable_prepacking", "1")  # it copies all weights
             with _quiet_stdout() if provider == "cuda" else nullcontext():
                 self._session = onnxruntime.InferenceSession(
                     model.SerializeToString(), options, providers=_providers(provider), enable_fallback=False
