@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import ArrayLike
 from onnx import ModelProto
@@ -37,6 +37,9 @@ from onnxdpp.sweeping import swept
 from onnxdpp.verifying import Verdict
 from onnxdpp.verifying import verify as check_layers
 
+if TYPE_CHECKING:
+    from onnxdpp.details import Details
+
 Model: TypeAlias = str | PathLike[str] | ModelProto
 Calibration: TypeAlias = str | PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
 
@@ -61,6 +64,8 @@ class PruneResult:
     report: dict[str, Any] = field(repr=False)
     folder: Path | None = field(default=None, repr=False)
     _scratch: Scratch | None = field(default=None, repr=False)  # what `model` needs lies in it
+    _details: "Details | None" = field(default=None, repr=False)
+    _name: str = field(default="MODEL.onnx", repr=False)  # of the input
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
         """Write the model, atomically; its external data, if it has any, into a second file beside it.
@@ -73,6 +78,18 @@ class PruneResult:
             If the disk does not take it; a file that was there before is unharmed.
         """
         save_model(self.model, path, folder=self.folder, force=force)
+
+    def html(self) -> str:
+        """The report as one page of HTML that needs nothing else; with pictures after ``prune(..., details=True)``.
+
+        Raises
+        ------
+        MachineError
+            If Jinja, the extra ``html``, is not installed.
+        """
+        from onnxdpp.html import page
+
+        return page(self.report, self._details, self._name)
 
 
 def prune(
@@ -105,6 +122,7 @@ def prune(
     target_discrepancy: float | None = None,
     allocation: str = "measured",
     apply: Mapping[str, Any] | str | PathLike[str] | None = None,
+    details: bool = False,
     progress: Progress = lambda text, fraction: None,
 ) -> PruneResult:
     """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
@@ -173,6 +191,9 @@ def prune(
     apply : report or path of one, optional
         Instead of `keep`: the neurons that an earlier run kept, on a model that was trained or exported again, with a
         refit of its own.
+    details : bool
+        Whether to collect what the pictures of `PruneResult.html` show: an elimination for each layer, and both models
+        run once more. The model and the report are the same.
     progress : callable (text, fraction), optional
 
     Returns
@@ -217,10 +238,14 @@ def prune(
         _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
         todo, told = swept(graph, todo, results, *steps, felt)
         notices.append(told)
-    pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out)
+    seen = _details(options) if details else None
+    watch = None if seen is None else seen.watch
+    pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out, watch=watch)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, _counting(progress, "verify", batches.rows))
+    if seen is not None:
+        seen.compare(graph, pruned, batches, where)
     first = next(iter(batches))
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
     if batches.random:
@@ -240,7 +265,8 @@ def prune(
         versions=_versions(),
         seconds=time.perf_counter() - started,
     )
-    return PruneResult(pruned, report.as_dict(), folder, scratch)
+    name = str(model) if isinstance(model, str | PathLike) else PruneResult._name
+    return PruneResult(pruned, report.as_dict(), folder, scratch, seen, name)
 
 
 def inspect(
@@ -321,6 +347,12 @@ def inspect(
     return Inspection(
         _size(graph, info, None), graph.opset, proto.producer_name, found, refusals, notices, _versions()
     ).as_dict()
+
+
+def _details(options: Options) -> "Details":
+    from onnxdpp.details import Details  # what clusters neurons takes its time to load
+
+    return Details(options.rule)
 
 
 def _listed(patterns: str | Iterable[str]) -> list[str]:

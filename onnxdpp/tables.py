@@ -9,6 +9,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onnxdpp.report import printable as _safe
+
 
 def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[RenderableType]:
     """What was done to each layer, what that made of the model, and what was left alone.
@@ -141,9 +143,3 @@ def _number(value: float | None) -> str:
 
 def _tenths(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}"
-
-
-def _safe(name: str, limit: int = 120) -> str:
-    """`name` with everything unprintable escaped, cut after `limit` characters."""
-    cut = name if len(name) <= limit else name[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
