@@ -228,8 +228,12 @@ def _steps(low: float, high: float) -> Sequence[float]:
 
 
 def _decades(low: float, high: float) -> Sequence[float]:
-    """Powers of ten within; with their doubles and fives, where there are few."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    factors = (1, 2, 5) if last - first <= 2 else (1,)
-    values = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
-    return [value for value in values if low * 0.999 <= value <= high * 1.001]
+    """Powers of ten within; multiples of them too, where there are few."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    values: list[float] = []
+    for factors in ((1,), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), (1, 1.25, 1.5, 1.75, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9)):
+        values = [factor * 10.0**power for power in powers for factor in factors]
+        values = [value for value in values if low * 0.999 <= value <= high * 1.001]
+        if len(values) > 3:
+            break
+    return values

@@ -194,14 +194,14 @@ def _percent(share: float | None) -> str:
 
 
 def _sizeof(value: float | None) -> str:
-    r"""A large number in few digits.
+    """A large number in few digits.
 
     >>> _sizeof(1152593), _sizeof(999), _sizeof(25135)
-    ('1.15\xa0M', '999', '25.1\xa0k')
+    ('1.15 M', '999', '25.1 k')
     """
     if value is None:
         return "–"
     for unit, power in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= power:
-            return f"{value / power:.3g}\u00a0{unit}"
+            return f"{value / power:.3g} {unit}"
     return f"{value:g}"
