@@ -21,9 +21,8 @@ from onnxdpp.html import command, page
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 EMPTY_SVG = {"path", "circle", "rect", "image"}
-HOSTILE = (
-    "</title></style><script>window.pwned=1</script>\"'><img src=x onerror=pwned=1>&amp;\x1b[2J\u202e漢\n" + "x" * 999
-)
+HOSTILE = "x" * 60 + "</title></style><script>window.pwned=1</script>\"'><img src=x onerror=pwned=1>\x1b[2J\u202e漢\n"
+HOSTILE += "&amp;" + "y" * 999
 
 
 class Page(HTMLParser):
@@ -167,10 +166,25 @@ def test_page_escapes_hostile_names() -> None:
     tags = [tag for tag, _ in parsed.tags]
     assert (tags.count("script"), tags.count("img"), tags.count("title") > 0) == (1, 0, True)
     assert "window.pwned" not in "".join(parsed.texts["script"])
-    assert "fc1</title></style><script>window.pwned=1</script>\"'>" in parsed.words
+    assert "x</title></style><script>window.pwned=1</script>\"'><img" in parsed.words
     assert not [character for character in text if not character.isprintable() and character != "\n"]
     assert max(map(len, parsed.words.split())) < 130
     text.encode()
+
+
+def test_page_escapes_whatever_else_a_report_holds(result: PruneResult) -> None:
+    report = copy.deepcopy(result.report)
+    report["options"].update(calib=HOSTILE, skip=[HOSTILE, "\udcff"])
+    report["notices"] = [HOSTILE]
+    report["versions"] = {HOSTILE: HOSTILE}
+    report["refusals"] = [{"name": HOSTILE, "reason": HOSTILE}]
+    report["gates"] = [{"name": HOSTILE, "limit": HOSTILE, "value": HOSTILE, "passed": False}]
+    for layer in report["layers"]:
+        layer.update(members=[HOSTILE, HOSTILE], method=HOSTILE, kernel=HOSTILE)
+    text = page(report, None, HOSTILE)
+    tags = [tag for tag, _ in Page(text).tags]
+    assert (tags.count("script"), tags.count("img")) == (1, 0)
+    assert not [character for character in text if not character.isprintable() and character != "\n"]
 
 
 def test_page_shows_gates_where_there_are_some(result: PruneResult) -> None:
