@@ -76,6 +76,10 @@ class Curve:
         Paths: the line itself, and what lies below it.
     chosen, bare : Point or None
         What was chosen; and the same without its refit.
+    n : int
+        The last place along x.
+    ends : (float, float) or None
+        The values at the bottom and at the top of a log scale.
     """
 
     x: list[tuple[float, str]]
@@ -84,6 +88,8 @@ class Curve:
     area: str
     chosen: Point | None = None
     bare: Point | None = None
+    n: int = 0
+    ends: tuple[float, float] | None = None
 
 
 def loss_curve(curve: Matrix, least: int, kept: int, loss: float | None, bare: float | None) -> Curve:
@@ -103,13 +109,14 @@ def loss_curve(curve: Matrix, least: int, kept: int, loss: float | None, bare: f
         said = f"{value:.3g}"
         return Point(x.at(float(kept)), y.at(value), said, f"{kept:,} of {n:,} kept{when}: loss {said}")
 
-    return Curve(x.ticks(), y.ticks(), line, line + ends, point(loss, ""), point(bare, ", before the refit"))
+    points = point(loss, ""), point(bare, ", before the refit")
+    return Curve(x.ticks(), y.ticks(), line, line + ends, *points, n, (y.low, y.high))
 
 
-def readers_curve(readers: NDArray[np.intp], outputs: int) -> Curve:
+def readers_curve(readers: NDArray[np.intp]) -> Curve:
     """How many outputs read each input, the most-read first."""
     n = len(readers)
-    x, y = Scale(0, n, LEFT, WIDTH - RIGHT), Scale(0, outputs, HEIGHT - BOTTOM, TOP)
+    x, y = Scale(0, n, LEFT, WIDTH - RIGHT), Scale(0, max(1.0, float(readers[0])), HEIGHT - BOTTOM, TOP)
     chosen = np.unique(np.linspace(0, n - 1, POINTS).astype(int))
     line = _path((x.at(float(i)), y.at(float(readers[i]))) for i in chosen)
     return Curve(x.ticks(), y.ticks(), line, f"{line}V{HEIGHT - BOTTOM}H{LEFT}Z")

@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from onnxdpp.details import Details, LayerDetails
-from onnxdpp.drawing import Curve, Heatmap, heatmap, histogram, loss_curve, readers_curve
+from onnxdpp.drawing import heatmap, histogram, loss_curve, readers_curve
 from onnxdpp.errors import MachineError
 from onnxdpp.options import Options
 from onnxdpp.report import printable
@@ -140,24 +140,14 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _pictures(layer: Mapping[str, Any], details: LayerDetails | None) -> dict[str, Any]:
     """Everything that is drawn of a layer."""
-    curve: Curve | None = None
-    readers: Curve | None = None
-    map_: Heatmap | None = None
-    if details is None:
-        return {"curve": curve, "readers": readers, "map": map_, "similarity": None, "missing": []}
-    if details.curve is not None:
-        bare = layer["loss_before_refit"]
-        curve = loss_curve(details.curve, details.least, layer["kept"], layer["loss"], bare)
-    if details.readers is not None:
-        readers = readers_curve(details.readers, int(details.readers[0]))
-    if details.similarity is not None:
-        map_ = heatmap(details.similarity.cells, details.similarity.kept, INK)
+    shown = LayerDetails() if details is None else details
+    curve, readers, alike = shown.curve, shown.readers, shown.similarity
+    chosen = layer["kept"], layer["loss"], layer["loss_before_refit"]
     return {
-        "curve": curve,
-        "readers": readers,
-        "map": map_,
-        "similarity": details.similarity,
-        "missing": details.missing,
+        "curve": None if curve is None else loss_curve(curve, shown.least, *chosen),
+        "readers": None if readers is None else readers_curve(readers),
+        "map": None if alike is None else heatmap(alike.cells, alike.kept, INK),
+        "details": shown,
     }
 
 

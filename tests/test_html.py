@@ -308,6 +308,12 @@ for (const [column, head] of heads.entries()) {
 }
 return said;
 """
+PROBE = """
+const plot = page.querySelector("svg.probed"), box = plot.getBoundingClientRect();
+const dot = plot.querySelector(".dot").getBoundingClientRect();
+plot.dispatchEvent(new view.PointerEvent("pointermove", { clientX: dot.x + dot.width / 2 }));
+return plot.querySelector(".probe text").textContent;
+"""
 
 
 @needs_browser
@@ -336,3 +342,15 @@ def test_browser_sorts_columns(result: PruneResult, tmp_path: Path) -> None:
         "width descending": ["fc1", "fc2"],
         "width ascending": ["fc2", "fc1"],
     }
+
+
+@needs_browser
+def test_browser_reads_the_curve_under_the_pointer(tmp_path: Path) -> None:
+    result = pruned(mlp(), method="obs")
+    target = tmp_path / "r.html"
+    target.write_text(result.html(), encoding="utf-8")
+    said, console = ask(target, 1280, PROBE)
+    assert console == []
+    kept, loss = re.fullmatch(r"(\d+) kept: loss ([\d.]+)", said).groups()  # type: ignore[union-attr]
+    assert int(kept) == 8
+    assert float(loss) == pytest.approx(result.report["layers"][0]["loss"], rel=0.06)

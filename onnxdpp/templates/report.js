@@ -20,6 +20,24 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// Under the pointer, what the curve says: read back from its own path and the ends of its scales.
+for (const plot of document.querySelectorAll("svg.probed")) {
+  const [left, right, bottom, top, n, low, high] = ["left", "right", "bottom", "top", "n", "low", "high"].map((name) => +plot.dataset[name]);
+  const points = plot.querySelector(".line").getAttribute("d").slice(1).split("L").map((pair) => pair.split(" ").map(Number));
+  const probe = plot.querySelector(".probe");
+  plot.addEventListener("pointermove", (event) => {
+    const box = plot.getBoundingClientRect();
+    const at = ((event.clientX - box.left) / box.width) * plot.viewBox.baseVal.width;
+    const [x, y] = points.reduce((best, point) => (Math.abs(point[0] - at) < Math.abs(best[0] - at) ? point : best));
+    const kept = Math.round(((x - left) / (right - left)) * n);
+    const loss = low * (high / low) ** ((bottom - y) / (bottom - top));
+    probe.querySelector("path").setAttribute("transform", `translate(${x})`);
+    probe.querySelector("circle").setAttribute("transform", `translate(${x} ${y})`);
+    probe.querySelector("text").textContent = `${kept} kept: loss ${y >= bottom ? "≤ " : ""}${loss.toPrecision(2)}`;
+    probe.setAttribute("visibility", "visible");
+  });
+  plot.addEventListener("pointerleave", () => probe.setAttribute("visibility", "hidden"));
+}
 // Paper shows everything.
 window.addEventListener("beforeprint", () => {
   for (const part of document.querySelectorAll("details")) part.open = true;
