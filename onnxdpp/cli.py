@@ -291,7 +291,11 @@ def prune(
     with _importing():
         from onnxdpp.api import prune as run
         from onnxdpp.graph.model import check_input, check_output, stored_data, write_text
-        from onnxdpp.html import template_environment
+
+        if html is not None:
+            from onnxdpp.html import template_environment
+
+            template_environment()  # is it there? Before the long work.
     from onnxdpp.report import to_json
     from onnxdpp.tables import prune_tables
 
@@ -314,7 +318,6 @@ def prune(
     if report is not None:
         check_output(Path(report), inputs=[*inputs, out], force=force)
     if html is not None:
-        template_environment()  # is it there?
         check_output(Path(html), inputs=[*inputs, out, *([] if report is None else [Path(report)])], force=force)
     # As an exception, so that temporary files are removed on the way out.
     with _on_signal(signal.SIGTERM, _terminate):

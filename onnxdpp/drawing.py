@@ -99,7 +99,7 @@ def loss_curve(curve: Matrix, least: int, kept: int, loss: float | None, bare: f
     high = max(x for x in (float(curve[least]), loss, bare) if x is not None)
     seen = [x for x in (*curve[counts].tolist(), loss) if x is not None and x > 0]
     low = max(min(seen, default=high), high * 10.0**-MOST_DECADES)
-    x, y = Scale(0, n, LEFT, WIDTH - RIGHT), _decade_scale(low, high)
+    x, y = Scale(0, n, LEFT, WIDTH - RIGHT), _loss_scale(low, high)
     line = _path((x.at(float(k)), y.at(float(curve[k]))) for k in counts)
     ends = f"V{HEIGHT - BOTTOM}H{x.at(float(least))}Z"
 
@@ -212,12 +212,14 @@ def _png(shades: NDArray[np.uint8], colour: tuple[int, int, int], opacity: NDArr
     return "data:image/png;base64," + base64.b64encode(encoded).decode()
 
 
-def _decade_scale(low: float, high: float) -> Scale:
-    """A log scale from bottom to top, whose ends are powers of ten; of ten different values at least."""
+def _loss_scale(low: float, high: float) -> Scale:
+    """A log scale from bottom to top, whose ends are 1, 2 or 5 times a power of ten; a decade at least."""
     if high <= 0:
         return Scale(0.1, 1, HEIGHT - BOTTOM, TOP, log=True)
-    least, most = 10.0 ** math.floor(math.log10(low)), 10.0 ** math.ceil(math.log10(high))
-    return Scale(least if least < most else most / 10, most, HEIGHT - BOTTOM, TOP, log=True)
+    below, above = (10.0 ** math.floor(math.log10(value)) for value in (low, high))
+    least = max(factor * below for factor in (1, 2, 5) if factor * below <= low * 1.001)
+    most = min(factor * above for factor in (1, 2, 5, 10) if factor * above >= high * 0.999)
+    return Scale(min(least, most / 10), most, HEIGHT - BOTTOM, TOP, log=True)
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:

@@ -190,8 +190,6 @@ class _Run:
                 f"Layer {quoted(target.name)} cannot be pruned in float64: {error} "
                 f"Its inputs have {_scale(observed)}. Scale the model, change beta or epsilon, or skip it."
             ) from error
-        if self._watch is not None:
-            self._watch(target, solution)
         edits, self.changed, self._cut = self._with(target, wanted, solution)
         self.edits = self._scratch.spilled(edits)
         self._remember(wanted)
@@ -200,6 +198,8 @@ class _Run:
         left = target.k if keep is None else max(len(inputs.kept(keep)) for inputs in observed)
         observed_as = "inputs" if all(reading.places is None for reading in wanted) else "channels"
         seconds = time.perf_counter() - started
+        if self._watch is not None:
+            self._watch(target, solution)
         return replace(solution.result, observed=observed_as, observations=count, seconds=seconds), left
 
     def refit_behind(self) -> None:
