@@ -13,12 +13,12 @@ output moves,
 
 so that the root of the mean square of the distances is the relative L2 of the output.
 
-Nothing is kept at the size of a layer squared: the similarities of at most `SHOWN` neurons become at most `CELLS`²
-means. Of a row, four bytes are kept for each output.
+Nothing is kept at the size of a layer squared, nor made: the similarities of at most `SHOWN` neurons become at most
+`CELLS`² means. Of a row, four bytes are kept for each output.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,7 @@ Distances = NDArray[np.float32]
 
 WIDEST = 3000
 """Inputs from which on there is no curve: it takes n³ operations, bound by memory."""
-SHOWN = 1024
+SHOWN = 2048
 """Neurons whose similarity is shown at most: evenly spaced ones of a wider layer."""
 CELLS = 192
 """Rows and columns of the picture of similarities, at most."""
@@ -62,7 +62,8 @@ class Similarity:
     kernel : str
         Whose similarity it is.
     covered, apart : float or None
-        The median similarity of a dropped neuron, and of a kept one, with the (other) kept neuron most like it.
+        The median similarity of a dropped neuron, and of a kept one, with the (other) kept neuron most like it; None
+        where not all neurons are looked at.
     """
 
     cells: Matrix
@@ -177,34 +178,40 @@ def _curve(observed: Sequence[Inputs], layer: Layer, form: str) -> Matrix | None
 def _similarity(observed: Sequence[Inputs], n: int, keep: NDArray[np.intp], rule: Rule) -> Similarity | None:
     if n < 2:
         return None
-    beta = neuron_beta(observed, n, rule)
-    kernel = neuron_kernel(observed, n, rule, beta)
     sample = np.arange(min(n, SHOWN)) * n // min(n, SHOWN)
-    whole = np.isin(np.arange(n), keep)
-    scale = np.sqrt(np.diagonal(kernel))
-    alike = _unit(kernel[np.ix_(sample, sample)], scale[sample])
-    distances = squareform(1 - alike, checks=False)
-    order = leaves_list(linkage(distances, "average", optimal_ordering=len(sample) <= TIDY))
+    shown = observed if len(sample) == n else [_part(inputs, sample, n) for inputs in observed]
+    alike = _unit(neuron_kernel(shown, len(sample), rule, neuron_beta(shown, len(sample), rule)))
+    kept = np.isin(sample, keep)
+    order = leaves_list(linkage(squareform(1 - alike, checks=False), "average", optimal_ordering=len(sample) <= TIDY))
     cells = _averaged(alike[np.ix_(order, order)], min(CELLS, len(order)))
-    nearest = _unit(kernel[:, keep], scale, scale[keep])
-    nearest[keep, np.arange(len(keep))] = 0
-    closest = nearest.max(1)
-    return Similarity(
-        cells,
-        whole[sample][order],
-        rule.kernel,
-        _median(closest[~whole]),
-        _median(closest[whole] if len(keep) > 1 else []),
-    )
+    covered = apart = None
+    if len(sample) == n:
+        np.fill_diagonal(alike, 0)  # now without themselves
+        nearest = alike[:, kept].max(1)
+        covered = _median(nearest[~kept])
+        apart = _median(nearest[kept]) if kept.sum() > 1 else None
+    return Similarity(cells, kept[order], rule.kernel, covered, apart)
 
 
-def _unit(kernel: Matrix, rows: Matrix, columns: Matrix | None = None) -> Matrix:
+def _part(observed: Inputs, sample: NDArray[np.intp], n: int) -> Inputs:
+    """What is observed of some neurons, numbered anew."""
+    places = np.full(n, -1)
+    places[sample] = np.arange(len(sample))
+    left, moments = np.flatnonzero(np.isin(observed.neurons, sample)), observed.moments
+    chosen = replace(
+        moments, weights=moments.weights[left], gram=moments.gram[np.ix_(left, left)], mean_x=moments.mean_x[left],
+        cross=moments.cross[left],
+    )  # fmt: skip
+    return Inputs(chosen, places[observed.neurons[left]])
+
+
+def _unit(kernel: Matrix) -> Matrix:
     """Similarities; what never varies is like nothing but itself."""
-    scale = np.outer(rows, rows if columns is None else columns)
-    alike = np.divide(np.abs(kernel), scale, out=np.zeros_like(kernel), where=scale > 0)
-    if columns is None:
-        np.fill_diagonal(alike, 1.0)
-    return np.minimum(alike, 1.0)
+    scale = np.sqrt(np.diagonal(kernel))
+    scale = np.where(scale > 0, scale, np.inf)
+    alike: Matrix = np.abs(kernel) / np.outer(scale, scale)
+    np.fill_diagonal(alike, 1.0)
+    return np.minimum(alike, 1.0, out=alike)
 
 
 def _averaged(matrix: Matrix, size: int) -> Matrix:

@@ -131,6 +131,8 @@ class Histogram:
     bars : list of (x, y, width, height, title)
     marks : list of (x, label)
         Of quantiles.
+    said : str
+        What they are, in numbers.
     still : int
         Rows that do not move at all, which have no place on the scale.
     """
@@ -139,6 +141,7 @@ class Histogram:
     y: list[tuple[float, str]]
     bars: list[tuple[float, float, float, float, str]]
     marks: list[tuple[float, str]]
+    said: str
     still: int
 
 
@@ -147,22 +150,25 @@ def histogram(values: NDArray[np.float32]) -> Histogram | None:
     moved = values[values > 0].astype(np.float64)
     if not len(moved):
         return None
-    low, high = float(moved.min()), float(moved.max())
-    low = max(low, high * 10.0**-MOST_DECADES)
-    if high < 1.5 * low:
-        low, high = low / 1.25, high * 1.25
-    edges = np.geomspace(low, high, BINS + 1)
-    counts, _ = np.histogram(np.clip(moved, low, high), edges)
-    x = Scale(low, high, LEFT, WIDTH - RIGHT, log=True)
+    high = float(moved.max())
+    low = max(float(moved.min()), high * 10.0**-MOST_DECADES)
+    first, last = (low, high) if high > 1.5 * low else (low / 1.25, high * 1.25)
+    edges = np.geomspace(first, last, BINS + 1)
+    counts, _ = np.histogram(np.clip(moved, first, last), edges)
+    x = Scale(first, last, LEFT, WIDTH - RIGHT, log=True)
     y = Scale(0, float(counts.max()), HEIGHT - BOTTOM, TOP + 12)
     bars = []
-    for count, first, last in zip(counts.tolist(), edges, edges[1:], strict=False):
+    for count, start, stop in zip(counts.tolist(), edges, edges[1:], strict=False):
         if count:
-            left, right, top = x.at(float(first)), x.at(float(last)), y.at(float(count))
-            title = f"{count:,} rows from {first:.3g} to {last:.3g}"
+            left, right, top = x.at(float(start)), x.at(float(stop)), y.at(float(count))
+            title = f"{count:,} rows from {start:.3g} to {stop:.3g}"
             bars.append((left, top, round(right - left - 0.8, 2), round(HEIGHT - BOTTOM - top, 2), title))
-    marks = [(x.at(float(np.quantile(values, share))), label) for share, label in ((0.5, "median"), (0.99, "99 %"))]
-    return Histogram(x.ticks(), y.ticks(), bars, marks, int(len(values) - len(moved)))
+    median, most = (float(np.quantile(values, share)) for share in (0.5, 0.99))
+    said = (
+        f"Half of the rows move by less than {median:.3g}, 99 % by less than {most:.3g}, none by more than {high:.3g}."
+    )
+    marks = [(x.at(median), "median"), (x.at(most), "99 %")]
+    return Histogram(x.ticks(), y.ticks(), bars, marks, said, int(len(values) - len(moved)))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ def page(report: Mapping[str, Any], details: Details | None = None, model: str =
     script = _resource("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     before, after = report["model"]["before"], report["model"]["after"]
+    tried = report.get("evaluation")
+    outputs = [*report["discrepancy"].values(), *(tried["discrepancy"].values() if tried else ())]
     return environment.get_template("report.html.j2").render(
         report=report,
         model=model,
@@ -69,9 +71,10 @@ def page(report: Mapping[str, Any], details: Details | None = None, model: str =
         digest=digest,
         style=_resource("report.css"),
         sizes=[(title, before[key], after[key]) for key, title in SIZES],
-        figures={key: title for key, title in FIGURES.items() if _any_has(report["discrepancy"].values(), key)},
+        figures={key: title for key, title in FIGURES.items() if _any_has(outputs, key)},
+        tried=tried,
         asked=given(report["options"]),
-        worst=_worst(report["discrepancy"]),
+        worst=_worst(tried["discrepancy"] if tried else report["discrepancy"]),
         layers=layers,
         histograms={name: histogram(values) for name, values in rows.items()},
         rows=rows,

@@ -18,7 +18,7 @@ needs_browser = pytest.mark.skipif(
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --allow-file-access-from-files --enable-logging=stderr "
-    "--virtual-time-budget=20000 --dump-dom"
+    "--disable-dev-shm-usage --virtual-time-budget=20000 --dump-dom"
 ).split()
 # Around the page, not in it: the page's own policy lets no other script run.
 HARNESS = """<!doctype html><meta charset="utf-8"><style>body {{ margin: 0 }} iframe {{ border: 0 }}</style>

@@ -111,6 +111,18 @@ def test_similarity_of_a_wide_layer_is_that_of_a_sample(monkeypatch: pytest.Monk
     assert "10 of 16 neurons, evenly spaced" in result.html()
 
 
+def test_similarity_of_a_sample_is_that_of_its_neurons(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxdpp.details.SHOWN", 8)
+    first, bias = normal(8, 8), normal(8)
+    order = [*range(8), *range(8)]  # the sample, every other neuron, has four of them twice
+    found = layer(pruned(model=mlp(w1=first[:, order], b1=bias[order]), method="dpp")).similarity
+    assert found is not None
+    pairs = found.cells.reshape(4, 2, 4, 2)[np.arange(4), :, np.arange(4), :]
+    assert pairs == pytest.approx(1.0)
+    assert (found.covered, found.apart) == (None, None)
+    assert found.cells[0, -1] < 1
+
+
 # Rows
 
 

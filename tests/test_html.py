@@ -178,7 +178,7 @@ def test_page_escapes_whatever_else_a_report_holds(result: PruneResult) -> None:
     report["notices"] = [HOSTILE]
     report["versions"] = {HOSTILE: HOSTILE}
     report["refusals"] = [{"name": HOSTILE, "reason": HOSTILE}]
-    report["gates"] = [{"name": HOSTILE, "limit": HOSTILE, "value": HOSTILE, "passed": False}]
+    report["gates"] = [{"gate": HOSTILE, "limit": 1, "value": None, "passed": False}]
     for layer in report["layers"]:
         layer.update(members=[HOSTILE, HOSTILE], method=HOSTILE, kernel=HOSTILE)
     text = page(report, None, HOSTILE)
@@ -190,13 +190,31 @@ def test_page_escapes_whatever_else_a_report_holds(result: PruneResult) -> None:
 def test_page_shows_gates_where_there_are_some(result: PruneResult) -> None:
     assert "gates" not in Page(result.html()).words
     gates = [
-        {"name": "max-discrepancy<b>", "limit": 0.5, "value": 0.25, "passed": True},
-        {"name": "min-speedup", "limit": 2, "value": None, "passed": False},
+        {"gate": "max-discrepancy<b>", "limit": 0.5, "value": 0.25, "passed": True},
+        {"gate": "min-speedup", "limit": 2, "value": None, "passed": False},
     ]
     parsed = Page(page({**result.report, "gates": gates}))
     assert parsed.row("max-discrepancy<b>") == ["max-discrepancy<b>", "0.25", "0.5", "✓ passed"]
     assert parsed.row("min-speedup") == ["min-speedup", "–", "2", "✗ missed"]
     assert "1 of 2" in parsed.words
+
+
+def test_page_shows_what_was_tried_on_other_rows(result: PruneResult) -> None:
+    answers = {"relative_l2": 0.125, "max_abs": 3.0, "cosine": 0.99, "agreement": 0.875}
+    accuracy = {"before": 0.9, "after": 0.85, "change": -0.05, "low": -0.1, "high": 0.01, "lost": 7, "gained": 2}
+    tried = {
+        "held_out": False,
+        "rows": 1234,
+        "discrepancy": {"tried<b>": answers},
+        "accuracy": {"right<b>": {**accuracy, "rows": 100}},
+        "latency": [{"rows": 32, "before": 0.004, "after": 0.001, "ratio": 0.25, "disturbed": 0.0, "rounds": 9}],
+    }
+    parsed = Page(page({**result.report, "evaluation": tried}))
+    assert "1,234 rows: other data" in parsed.words
+    assert parsed.row("tried<b>")[1:] == ["0.125", "3", "0.99", "0.875"]
+    assert parsed.row("right<b>")[1:] == ["90.00 %", "85.00 %", "-5.00", "-10.00", "+1.00", "7", "2", "100"]
+    assert parsed.row("32 rows")[1:] == ["4 ms", "1 ms", "0.250"]
+    assert "0.125discrepancy" in parsed.words.replace("\n", "")
 
 
 def test_page_without_details_or_anything_measured(result: PruneResult) -> None:
