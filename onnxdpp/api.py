@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
 
@@ -41,6 +41,9 @@ from onnxdpp.sweeping import swept
 from onnxdpp.verifying import Verdict
 from onnxdpp.verifying import verify as check_layers
 
+if TYPE_CHECKING:
+    from onnxdpp.details import Details
+
 
 @dataclass
 class PruneResult:
@@ -62,6 +65,8 @@ class PruneResult:
     report: dict[str, Any] = field(repr=False)
     folder: Path | None = field(default=None, repr=False)
     _scratch: Scratch | None = field(default=None, repr=False)  # what `model` needs lies in it
+    _details: "Details | None" = field(default=None, repr=False)
+    _name: str = field(default="MODEL.onnx", repr=False)  # of the input
 
     def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
         """Write the model, atomically; its external data, if it has any, into a second file beside it.
@@ -74,6 +79,18 @@ class PruneResult:
             If the disk does not take it; a file that was there before is unharmed.
         """
         save_model(self.model, path, folder=self.folder, force=force)
+
+    def html(self) -> str:
+        """The report as one page of HTML that needs nothing else; with pictures after ``prune(..., details=True)``.
+
+        Raises
+        ------
+        MachineError
+            If Jinja, the extra ``html``, is not installed.
+        """
+        from onnxdpp.html import page
+
+        return page(self.report, self._details, self._name)
 
 
 def prune(
@@ -114,6 +131,7 @@ def prune(
     max_size_ratio: float | None = None,
     min_speedup: float | None = None,
     baseline: Given | None = None,
+    details: bool = False,
     progress: Progress = lambda text, fraction: None,
 ) -> PruneResult:
     """Prune an ONNX model: choose neurons or edges, drop the others, refit what stays.
@@ -191,6 +209,9 @@ def prune(
         without, at every fifth calibration row, which is not fitted then.
     baseline : report or path of one, optional
         Of an earlier run: one more gate for each figure there.
+    details : bool
+        Whether to collect what the pictures of `PruneResult.html` show: an elimination for each layer, and both models
+        run once more. The model and the report are the same.
     progress : callable (text, fraction), optional
 
     Returns
@@ -247,13 +268,17 @@ def prune(
         _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
         todo, told = swept(graph, todo, results, *steps, felt)
         notices.append(told)
-    pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out)
+    seen = _details(options) if details else None
+    watch = None if seen is None else seen.watch
+    pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out, watch=watch)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
     tried, told_of_it = (
         (None, []) if trial is None else trial.run(graph, after, where, min_speedup is not None, progress)
     )
+    if seen is not None:
+        seen.compare(graph, pruned, batches, where)
     first = next(iter(batches))
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
     if batches.random:
@@ -282,7 +307,8 @@ def prune(
         seconds=time.perf_counter() - started,
     ).as_dict()
     report["gates"] = verdicts(report, limits)
-    return PruneResult(pruned, report, folder, scratch)
+    name = str(model) if isinstance(model, str | PathLike) else PruneResult._name
+    return PruneResult(pruned, report, folder, scratch, seen, name)
 
 
 def inspect(
@@ -477,6 +503,12 @@ def compare_methods(
         versions=versions(),
         seconds=time.perf_counter() - started,
     ).as_dict()
+
+
+def _details(options: Options) -> "Details":
+    from onnxdpp.details import Details  # what clusters neurons takes its time to load
+
+    return Details(options.rule)
 
 
 def _listed(patterns: str | Iterable[str]) -> list[str]:

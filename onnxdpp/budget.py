@@ -23,7 +23,7 @@ from threadpoolctl import threadpool_limits
 
 from onnxdpp.algebra.contest import WIDEST
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.tableau import eliminate
+from onnxdpp.algebra.tableau import error_curve
 from onnxdpp.errors import UsageError
 from onnxdpp.evaluation import compare, macs_by_node, parameters
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
@@ -383,8 +383,7 @@ def _curve(observed: Sequence[Inputs], layer: Layer, options: Options) -> NDArra
             np.add.at(worth, part.neurons[own], power[own])
         return np.concatenate([[worth.sum()], worth.sum() - np.cumsum(np.sort(worth)[::-1])])
     sections = layer.sections if layer.least > 1 else None
-    _, curve = eliminate(observed, layer.n, options.rule.form, least=layer.least, sections=sections)
-    return np.asarray(np.maximum.accumulate(np.nan_to_num(curve, nan=float(np.nanmax(curve)))[::-1])[::-1])
+    return error_curve(observed, layer.n, options.rule.form, least=layer.least, sections=sections)
 
 
 def _effects(

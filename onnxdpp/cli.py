@@ -269,9 +269,10 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @gates
 @click.option("--keep-going", is_flag=True, help="Write OUT though a gate is missed.")
 @click.option("--report", metavar="FILE.json", help="Write the report there.")
+@click.option("--html", metavar="FILE.html", help="Write the report there as a page with pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
-@click.option("--force", is_flag=True, help="Overwrite OUT and the report.")
+@click.option("--force", is_flag=True, help="Overwrite OUT and the reports.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write OUT.")
 @click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
 def prune(
@@ -280,6 +281,7 @@ def prune(
     output: str | None,
     report: str | None,
     summary: bool,
+    html: str | None,
     as_json: bool,
     quiet: bool,
     force: bool,
@@ -298,6 +300,11 @@ def prune(
     with _importing():
         from onnxdpp.api import prune as run
         from onnxdpp.graph.model import check_input, check_output, stored_data, write_text
+
+        if html is not None:
+            from onnxdpp.html import template_environment
+
+            template_environment()  # is it there? Before the long work.
     from onnxdpp.report import to_json
     from onnxdpp.tables import prune_tables
 
@@ -321,16 +328,21 @@ def prune(
         check_output(out, inputs=inputs, force=force)
     if report is not None:
         check_output(Path(report), inputs=[*inputs, out], force=force)
+    if html is not None:
+        check_output(Path(html), inputs=[*inputs, out, *([] if report is None else [Path(report)])], force=force)
     # As an exception, so that temporary files are removed on the way out.
     with _on_signal(signal.SIGTERM, _terminate):
         with _progress(quiet) as progress:
-            result = run(model, calib, progress=progress, **options)
+            result = run(model, calib, progress=progress, details=html is not None, **options)
         text = to_json(result.report)
+        page = None if html is None else result.html()
         writing = not dry_run and (keep_going or not missed(result.report))
         if writing:
             result.save(out, force=force)
         if report is not None:
             write_text(report, text)
+        if html is not None and page is not None:
+            write_text(html, page)
     if not quiet:
         for notice in result.report["notices"]:
             _say(f"note: {notice}")

@@ -45,6 +45,7 @@ from onnxdpp.sensitivity import Sensitivity
 from onnxdpp.solving import Solution, Solver
 
 Progress: TypeAlias = Callable[[str, float], None]
+Watch: TypeAlias = Callable[[Target, Solution], None]
 Indices: TypeAlias = NDArray[np.intp]
 
 
@@ -59,6 +60,7 @@ def execute(
     sensitivity: Sensitivity,
     *,
     hold_out: bool = False,
+    watch: Watch | None = None,
 ) -> tuple[ModelProto, list[LayerResult], list[int]]:
     """Carry out a plan.
 
@@ -78,6 +80,8 @@ def execute(
         Of the original; asked only where the options want it.
     hold_out : bool
         Whether every fifth row stays out of the fit to the end, so that the model can be judged on them.
+    watch : callable (target, solution), optional
+        Told what becomes of each layer.
 
     Returns
     -------
@@ -86,7 +90,7 @@ def execute(
     """
     base, todo = with_intercepts(graph, todo, options)
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
-        run = _Run(base, options, batches, provider, executor, progress, scratch, sensitivity, hold_out)
+        run = _Run(base, options, batches, provider, executor, progress, scratch, sensitivity, hold_out, watch)
         run.decide(todo.targets)
         outcomes = [run.prune(target) for target in todo.targets]
         if options.refit != "none" and options.unit == "neuron":
@@ -127,6 +131,7 @@ class _Run:
         scratch: Scratch,
         sensitivity: Sensitivity,
         hold_out: bool,
+        watch: Watch | None,
     ) -> None:
         self.base = base
         self.options = options
@@ -141,6 +146,7 @@ class _Run:
         self._judge = Judge(base, batches, provider, options.mask)
         self._solver = Solver(options, executor, hold_out)
         self._hold_out = hold_out
+        self._watch = watch
         self._decided: list[tuple[Layer, Indices]] = []  # layers of which is known what will stay
         self._cut: list[tuple[Layer, Indices]] = []  # layers of which neurons are gone, and those that stay
         self._turn = 0
@@ -187,13 +193,13 @@ class _Run:
         edits, self.changed, self._cut = self._with(target, wanted, solution)
         self.edits = self._scratch.spilled(edits)
         self._remember(wanted)
-        count = min(inputs.moments.count for inputs in observed)
-        if solution.result.contest and held is not None and not self._hold_out:
-            count += min(inputs.moments.count for inputs in held)
+        count = min(inputs.moments.count for inputs in solution.observed)
         keep = solution.keep
         left = target.k if keep is None else max(len(inputs.kept(keep)) for inputs in observed)
         observed_as = "inputs" if all(reading.places is None for reading in wanted) else "channels"
         seconds = time.perf_counter() - started
+        if self._watch is not None:
+            self._watch(target, solution)
         return replace(solution.result, observed=observed_as, observations=count, seconds=seconds), left
 
     def refit_behind(self) -> None:

@@ -214,6 +214,12 @@ def to_json(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
 
 
+def printable(text: str, limit: int = 120) -> str:
+    """`text` with everything unprintable escaped, cut after `limit` characters."""
+    cut = text if len(text) <= limit else text[: limit - 1] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)
+
+
 def schema(name: str) -> dict[str, Any]:
     """The JSON Schema ``report``, ``inspection``, ``evaluation`` or ``comparison``, parsed."""
     text = files("onnxdpp").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")

@@ -33,13 +33,16 @@ class Solution:
 
     Attributes
     ----------
+    observed : sequence of Inputs
+        What it was fitted to, one for each value that consumers read.
     fits : list of Fit
-        One for each value that consumers read.
+        One for each of `observed`.
     keep : (k,) integer array or None
         The neurons that stay; None for edges.
     result : LayerResult
     """
 
+    observed: Sequence[Inputs]
     fits: list[Fit]
     keep: Indices | None
     result: LayerResult
@@ -177,7 +180,7 @@ class Solver:
             relative_loss((part.moments, fit) for part, fit in zip(observed, found, strict=True))
             for found in (bare, fits)
         )
-        return Solution(fits, neurons, _result(target, self._options, beta, neurons, before, after))
+        return Solution(observed, fits, neurons, _result(target, self._options, beta, neurons, before, after))
 
 
 def _given(target: Target, observed: Sequence[Inputs], form: str) -> Indices | None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from onnxdpp.curves import CLASSIFICATION, HELD_OUT_ROWS
 from onnxdpp.gates import shown
+from onnxdpp.report import printable as _safe
 
 KEEPS_IN_A_TABLE = 7
 
@@ -283,9 +284,3 @@ def _duration(seconds: float) -> str:
 
 def _tenths(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f}"
-
-
-def _safe(name: str, limit: int = 120) -> str:
-    """`name` with everything unprintable escaped, cut after `limit` characters."""
-    cut = name if len(name) <= limit else name[: limit - 1] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut)

@@ -103,7 +103,7 @@ def expected_size(observed: Sequence[Inputs], n: int, rule: Rule) -> float:
     ``Σ λ / (1 + λ)`` over the eigenvalues of ``L' + epsilon I`` (Kulesza & Taskar 2012, arXiv:1207.6083, eq. 15): the
     number of neurons that Divnet's section 3 lets the DPP choose. It hangs on beta and epsilon.
     """
-    kernel = _neuron_kernel(observed, n, rule, neuron_beta(observed, n, rule))
+    kernel = neuron_kernel(observed, n, rule, neuron_beta(observed, n, rule))
     values = np.maximum(np.linalg.eigvalsh(kernel), 0) + rule.epsilon
     return float((values / (1 + values)).sum())
 
@@ -169,11 +169,11 @@ def _neurons(
         case "omp":
             return pursue(observed, n, rule.form, most=k)[0]
         case "dpp-sample":
-            kernel = _neuron_kernel(observed, n, rule, beta)
+            kernel = neuron_kernel(observed, n, rule, beta)
             return sample_k_dpp(kernel, k, epsilon=rule.epsilon, rng=default_rng(seed))
         case "dpp":
             worth = neuron_contribution(observed, n)
-            kernel = _neuron_kernel(observed, n, rule, beta)
+            kernel = neuron_kernel(observed, n, rule, beta)
             return maximise_k_dpp(kernel, k, epsilon=rule.epsilon, contribution=worth)
     raise ValueError(f"unknown method {rule.method!r}")
 
@@ -277,8 +277,8 @@ def _largest_in_groups(scores: Matrix, k: int, pattern: tuple[int, int] | None) 
     return np.concatenate(parts)
 
 
-def _neuron_kernel(observed: Sequence[Inputs], n: int, rule: Rule, beta: float | None) -> Matrix:
-    """L' (n, n) of a layer."""
+def neuron_kernel(observed: Sequence[Inputs], n: int, rule: Rule, beta: float | None) -> Matrix:
+    """L' (n, n) of a layer; `beta` is that of `neuron_beta`."""
     if beta is None:
         return linear_kernel(neuron_contributions(observed, n), np.ones(n)[:, None])
     return rbf_kernel((neuron_contributions if rule.kernel == "consumer" else neuron_gram)(observed, n), beta)

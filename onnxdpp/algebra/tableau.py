@@ -263,6 +263,18 @@ def eliminate(
     return np.concatenate([kept, np.array(dropped[::-1], np.intp)]).astype(np.intp), np.maximum(curve, 0)
 
 
+def error_curve(
+    observed: Sequence[Inputs], n: int, form: str, *, least: int = 1, sections: Indices | None = None
+) -> Matrix:
+    """(n + 1,): the error of the refit with the best k neurons that backward elimination finds; it never grows with k.
+
+    Below `least`, and where elimination ends, as with the fewest that it leaves.
+    """
+    _, curve = eliminate(observed, n, form, least=least, sections=sections)
+    known = np.nan_to_num(curve, nan=float(np.nanmax(curve)))
+    return np.asarray(np.maximum.accumulate(known[::-1])[::-1])
+
+
 def pursue(observed: Sequence[Inputs], n: int, form: str, *, most: int) -> tuple[Indices, Matrix]:
     """Take in neurons one after the other, always what gains most, until there are `most` (``omp``).
 
