@@ -113,7 +113,7 @@ def template_environment() -> "Environment":
 
 
 def command(options: Mapping[str, Any], model: str) -> str:
-    """The line that prunes a model with these options; what an earlier report, or arrays, gave must be named again."""
+    """The line that prunes a model with these options; what an earlier report, or arrays in memory, gave must be named again."""
     words = ["onnxdpp", "prune", model]
     for name, value in given(options).items():
         flag = "--" + FLAGS.get(name, name).replace("_", "-")
@@ -124,7 +124,7 @@ def command(options: Mapping[str, Any], model: str) -> str:
         elif isinstance(value, list):
             words += [word for entry in value for word in (flag, str(entry))]
         else:
-            words += [flag, "DATA" if (name, value) == ("calib", "arrays") else str(value)]
+            words += [flag, "DATA" if (name, value) == ("calib", "in memory") else str(value)]
     return shlex.join(words)
 
 
