@@ -245,7 +245,12 @@ def test_edges_hold_a_contest_too() -> None:
     with ThreadPoolExecutor(2) as executor:
         entries = edge_contest(fit, held, 6, Rule(), SeedSequence(0), executor)
     assert [entry.loss for entry in entries] == sorted(entry.loss for entry in entries)
-    assert {entry.method for entry in entries} == {"dpp", "obs", "fluctuation", "importance"}
+    assert {entry.method for entry in entries} == {"dpp", "obs", "omp", "fluctuation", "importance"}
+    with ThreadPoolExecutor(2) as executor:
+        many = edge_contest(fit, held, 7, Rule(), SeedSequence(0), executor)
+        patterned = edge_contest(fit, held, 15, Rule(pattern=(2, 4)), SeedSequence(0), executor)
+    assert {entry.method for entry in many} == {"dpp", "obs", "fluctuation", "importance"}
+    assert {entry.method for entry in patterned} == {"dpp", "fluctuation", "importance"}
 
 
 ROOT = np.diag([1.0, 0.1, 0.01, 0.001])

@@ -24,7 +24,9 @@ Indices = NDArray[np.intp]
 NEURONS = (("dpp", "rbf"), ("obs", "rbf"), ("omp", "rbf"), ("importance", "rbf"))
 PLAIN = (("obs", "rbf"), ("omp", "rbf"))
 """Candidates that join in with all errors of the consumers counting the same, where those of the others do not."""
-EDGES = (("dpp", "linear"), ("obs", "rbf"), ("fluctuation", "rbf"), ("importance", "rbf"))
+EDGES = (("dpp", "linear"), ("obs", "rbf"), ("omp", "rbf"), ("fluctuation", "rbf"), ("importance", "rbf"))
+FEW = 5
+"""Forward selection of edges, k² operations for each input and output, joins in where one input of so many stays."""
 SWAPS = 100
 """How many pairs of neurons a candidate may swap."""
 RIDGES = (1e-6, 1e-4, 1e-2, 1e-1)
@@ -118,7 +120,9 @@ def edge_contest(
     seeds = [seed] if len(fit) == 1 else seed.spawn(len(fit))
     for method, kernel in EDGES:
         own = replace(rule, method=method, kernel=kernel)
-        if method == "obs" and rule.pattern is not None:
+        if method in ("obs", "omp") and rule.pattern is not None:
+            continue
+        if method == "omp" and FEW * k > len(fit[0].neurons):
             continue
         betas = [edge_beta(part.moments, own) for part in fit]
         kept = [
