@@ -113,7 +113,7 @@ def template_environment() -> "Environment":
 
 
 def command(options: Mapping[str, Any], model: str) -> str:
-    """The line that prunes a model with these options; what an earlier report, or arrays in memory, gave must be named again."""
+    """The line that prunes a model with these options; what an earlier report, or memory, gave must be named again."""
     words = ["onnxdpp", "prune", model]
     for name, value in given(options).items():
         flag = "--" + FLAGS.get(name, name).replace("_", "-")
