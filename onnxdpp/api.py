@@ -1,4 +1,4 @@
-"""The Python interface: `prune`, `inspect` and `compare_methods`."""
+"""The Python interface: `prune`, `inspect` and `compare_methods` (`evaluate` is in `evaluating`)."""
 
 import math
 import time
@@ -141,7 +141,7 @@ def prune(
     model : path or ModelProto
         Not changed.
     calib : path, mapping of arrays, or iterable of mappings
-        Data data, first axis = rows: ``.npz``, ``.npy``, a folder of them, ``"random:256"``, arrays by input
+        Calibration data, first axis = rows: ``.npz``, ``.npy``, a folder of them, ``"random:256"``, arrays by input
         name, or batches of them (an iterable that starts anew each time; a one-shot iterator is read into a list).
     keep : float or "auto"
         Fraction that stays, 0 < keep <= 1: of the neurons of every layer, or of the edges into every output.
