@@ -65,6 +65,8 @@ class Answers:
         int
             How many entries are finite in the original alone.
         """
+        if before.ndim and not len(before):  # no row of this batch is looked at
+            return 0
         old, new = classes(before), classes(after)
         if old is None or new is None:
             self._unclassed = True

@@ -257,6 +257,8 @@ def prune(
     trial = None
     if data is not None:
         trial = Trial(open_labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels, held_out=False)
+    elif limits.on_answers and batches.rows < HELD_OUT:
+        raise UsageError(f"Of {batches.rows} calibration rows none can be held out for a gate. Give more, or --data.")
     elif limits.on_answers or min_speedup is not None:
         trial = Trial(batches, None, held_out=limits.on_answers)
     felt = Sensitivity(graph, batches, where, mask)

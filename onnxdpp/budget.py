@@ -409,4 +409,6 @@ def _effects(
         plan = replace(todo, targets=(replace(target, k=k),))
         model, _, _ = execute(graph, plan, alone, batches, provider, progress, Scratch(active=False), sensitivity)
         effects.append(compare(graph, model, batches, provider).worst ** 2 / float(curve[k] - curve[-1]))
-    return effects
+    # Where outputs cannot be compared, or are zero in the original, errors count as much as the worst that is known.
+    known = max((effect for effect in effects if math.isfinite(effect)), default=0.0) or 1.0
+    return [effect if math.isfinite(effect) else known for effect in effects]

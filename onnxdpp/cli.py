@@ -321,7 +321,8 @@ def prune(
     source = Path(model)
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
     data = [given for given in (calib, options["data"]) if given and not _is_random(given)]
-    inputs = [source, *map(Path, data)]
+    reports = [given for given in (options["baseline"], options["apply"]) if given]
+    inputs = [source, *map(Path, data), *map(Path, reports)]
     if force:  # what is not there yet is no data file
         inputs += stored_data(source)
     if not dry_run:
@@ -385,7 +386,7 @@ def evaluate(
     """
     with _importing():
         from onnxdpp.evaluating import evaluate as run
-        from onnxdpp.graph.model import check_input, check_output, write_text
+        from onnxdpp.graph.model import check_input, check_output, stored_data, write_text
     from onnxdpp.report import to_json
     from onnxdpp.tables import evaluation_tables
 
@@ -396,8 +397,9 @@ def evaluate(
     for model in (original, pruned):
         check_input(model)
     if report is not None:
-        named = [] if data.startswith("random:") else [data]
-        check_output(report, inputs=[original, pruned, *named], force=force)
+        named = [given for given in (data, options["baseline"]) if given and not _is_random(given)]
+        stored = [part for model in (original, pruned) for part in stored_data(Path(model))] if force else []
+        check_output(report, inputs=[original, pruned, *named, *stored], force=force)
     with _on_signal(signal.SIGTERM, _terminate), _progress(quiet) as progress:
         found = run(original, pruned, data, progress=progress, **options)
     text = to_json(found)
@@ -472,7 +474,7 @@ def compare(
         from onnxdpp.api import compare_methods
         from onnxdpp.comparing import KEEPS, parse_keeps
         from onnxdpp.curves import as_csv
-        from onnxdpp.graph.model import check_input, check_output, write_bytes, write_text
+        from onnxdpp.graph.model import check_input, check_output, stored_data, write_bytes, write_text
     from onnxdpp.plotting import check_plot, image
     from onnxdpp.report import to_json
     from onnxdpp.tables import comparison_tables
@@ -484,6 +486,8 @@ def compare(
     if plot is not None:
         check_plot(plot)
     inputs = [Path(model), *(Path(given) for given in (calib, options["data"]) if given and not _is_random(given))]
+    if force:
+        inputs += stored_data(Path(model))
     for path in (plot, csv):
         if path is not None:
             check_output(path, inputs=inputs, force=force)

@@ -59,6 +59,8 @@ class Question:
         cls, keeps: Iterable[float], methods: Iterable[str], unit: str, repeat: int, match: str | None
     ) -> "Question":
         """What is asked for, checked and put in order."""
+        if not isinstance(keeps, Iterable):
+            raise UsageError(f"keep is {keeps!r}; it must be several fractions, such as [0.9, 0.5].")
         keeps, methods = tuple(keeps), tuple(methods)
         for keep in keeps:
             if not isinstance(keep, Real) or not 0 < keep <= 1:

@@ -182,5 +182,5 @@ def _has_figures(report: Mapping[str, Any]) -> bool:
     try:
         numbers = [getattr(figures(report), field.name) for field in fields(Figures)]
         return all(number is None or math.isfinite(number) for number in numbers)
-    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
+    except (AttributeError, KeyError, TypeError, ValueError, ArithmeticError):
         return False

@@ -57,7 +57,7 @@ def read_report(report: Given) -> Mapping[str, Any]:
         return report
     try:
         read = json.loads(Path(report).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"The report {str(report)!r} cannot be read: {' '.join(str(error).split())}.") from error
     if not isinstance(read, dict):
         raise UsageError(f"The report {str(report)!r} is none of onnxdpp.")

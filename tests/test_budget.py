@@ -165,6 +165,12 @@ def test_outputs_that_are_no_floats_count_by_what_differs() -> None:
     assert report["model"]["after"]["parameters"] > 0.05 * report["model"]["before"]["parameters"]
 
 
+def test_output_that_is_zero_in_the_original_stops_no_target() -> None:
+    proto = network(W4=np.zeros((60, 5), np.float32), b4=np.zeros(5, np.float32))
+    report = onnxdpp.prune(proto, X, target_parameters=0.3, provider="cpu").report["model"]
+    assert report["after"]["parameters"] <= 0.3 * report["before"]["parameters"]
+
+
 # Sweeps
 
 

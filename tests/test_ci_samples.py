@@ -48,7 +48,7 @@ def test_samples_run_the_same_command() -> None:
 def test_action_runs_its_arguments_and_no_shell_does(models: Path) -> None:
     """What a shell would expand is a name like any other."""
     text = (ROOT / "action.yml").read_text(encoding="utf-8")
-    (code,) = re.findall(r'"\$python" -c \'([^\']+)\'', text)
+    (code,) = re.findall(r'"\$python" -I -c \'([^\']+)\'', text)
     script = text[text.index("run: |") :]
     assert "${{" not in script
     shutil.copy(models / "models" / "model.onnx", models / "$(touch gone) a.onnx")

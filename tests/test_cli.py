@@ -662,3 +662,28 @@ def test_pipe_gets_no_bar(model: Path, calib: Path) -> None:
     outcome = execute("prune", model, "--calib", calib, "--keep", "0.5", "--dry-run", "--provider", "cpu")
     assert (outcome.code, outcome.err) == (0, "")
     assert "\x1b" not in outcome.out
+
+
+@pytest.mark.parametrize("command", ["compare", "evaluate"])
+def test_weights_in_a_file_of_their_own_are_not_overwritten(
+    onnxdpp: Run, calib: Path, model: Path, tmp_path: Path, command: str
+) -> None:
+    source, weights = tmp_path / "ext.onnx", tmp_path / "ext.bin"
+    onnx.save(onnx.load(model), source, save_as_external_data=True, location=weights.name, size_threshold=0)
+    before = weights.read_bytes()
+    words = {
+        "compare": [source, "--calib", calib, "--keep", "0.5", "--method", "importance", "--csv", weights],
+        "evaluate": [source, source, "--data", calib, "--no-latency", "--no-memory", "--report", weights],
+    }[command]
+    assert onnxdpp(command, *words, "--force").code == 2
+    assert weights.read_bytes() == before
+
+
+def test_missed_gate_leaves_its_baseline_alone(prune: Run, tmp_path: Path) -> None:
+    base = tmp_path / "base.json"
+    assert prune("--dry-run", "--report", base).code == 0
+    assert prune("--dry-run", "--method", "random", "--baseline", base, "--report", base, "--force").code == 2
+
+
+def test_batches_without_a_row_held_out_do_not_lose_agreement(prune: Run) -> None:
+    assert prune("--dry-run", "--batch-size", 3, "--min-agreement", 0.01).code == 0
