@@ -70,7 +70,7 @@ class Answers:
         old, new = classes(before), classes(after)
         if old is None or new is None:
             self._unclassed = True
-        elif labels is not None and len(labels) == len(old):
+        elif labels is not None and len(labels) == len(old) and old.dtype.kind in "iub":
             self._count(labels, old, new, before)
         if before.dtype.kind != "f":
             self._compared += before.size

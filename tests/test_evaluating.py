@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from invoking import Outcome, contents, data, invoke, mlp, refusal, stored
+from models import model, normal
 from onnx import ModelProto, TensorProto, helper
 
 from onnxdpp import latency as clockwork
@@ -314,3 +315,16 @@ def test_command_errors_are_one_line(onnxdpp: Run, files: tuple[Path, Path, Path
     assert "no array for input 'label'" in refusal(
         onnxdpp("evaluate", original, pruned, "--data", test, "--labels", "label", *BARE), 3
     )
+
+
+def test_labels_are_no_match_for_an_output_of_strings() -> None:
+    """All rows would be wrong in both models, and accuracy would not have changed."""
+    proto = model(
+        "g (float[N, 4] x) => (string[N] answer) { s = MatMul(x, w)  i = ArgMax <axis = 1, keepdims = 0> (s) "
+        "answer = Gather(names, i) }",
+        w=(4, 3),
+    )
+    proto.graph.initializer.append(helper.make_tensor("names", TensorProto.STRING, [3], [b"a", b"b", b"c"]))
+    rows = {"x": normal(20, 4), "labels": np.arange(20) % 3}
+    with pytest.raises(DataError, match="no output of the models has a class"):
+        evaluate(proto, proto, rows, labels="labels", latency=False, memory=False)
