@@ -22,7 +22,7 @@ from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
 from onnxdpp.algebra.contest import WIDEST
-from onnxdpp.algebra.neurons import Inputs
+from onnxdpp.algebra.neurons import Inputs, through
 from onnxdpp.algebra.tableau import error_curve
 from onnxdpp.errors import UsageError
 from onnxdpp.evaluation import compare, macs_by_node, parameters
@@ -34,7 +34,7 @@ from onnxdpp.graph.model import model_info
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.rewriting import Edits, apply, current, sliced
 from onnxdpp.graph.scratch import Scratch
-from onnxdpp.observation import observe, readings
+from onnxdpp.observation import observe, readings_of
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan
 from onnxdpp.pruning import Progress, execute, with_intercepts
@@ -155,10 +155,7 @@ def allocate(
     def weight(counts: Counts) -> int:
         return size(_cut(base, own, counts))
 
-    place = _bisect(len(path), lambda index: weight(path[index]) <= goal)
-    if place is None:
-        raise _unreachable(weight(path[-1]), unit, goal)
-    counts = path[place]
+    counts = _light_enough(path, weight, goal, unit)
     if options.allocation == "measured":
         counts = _filled(counts, layers, lambda more: weight(more) <= goal)
     return _planned(todo, counts)
@@ -178,18 +175,16 @@ def _edges(
     path = _uniform(parts, options)
     if options.target_discrepancy is not None:
         return _good_enough(graph, path, todo, options, batches, provider, progress, sensitivity)
-    base, _ = with_intercepts(graph, todo, options)
-    weights = [current(graph, {}, part.weight) for part in parts]
-    others = parameters(base.model, graph.folder)[0] - sum(array.size for array in weights)
     goal = float(options.target_parameters or 0.0) * parameters(graph.model, graph.folder)[0]
+    return _planned(todo, _light_enough(path, weight_of_edges(graph, todo, options), goal, "parameters"))
 
-    def weight(counts: Counts) -> int:
-        return others + sum(k * part.m for k, part in zip(counts, parts, strict=True))
 
-    place = _bisect(len(path), lambda index: weight(path[index]) <= goal)
-    if place is None:
-        raise _unreachable(weight(path[-1]), "parameters", goal)
-    return _planned(todo, path[place])
+def weight_of_edges(graph: Graph, todo: Plan, options: Options) -> Callable[[Counts], int]:
+    """How many parameters may be other than zero, once each output of a projection keeps so many of its edges."""
+    base, todo = with_intercepts(graph, todo, options)
+    parts = [target.part for target in todo.targets if isinstance(target.part, Projection)]
+    whole = parameters(base.model, graph.folder)[0]
+    return lambda counts: whole - sum((part.n - k) * part.m for k, part in zip(counts, parts, strict=True))
 
 
 def _planned(todo: Plan, counts: Counts) -> Plan:
@@ -197,8 +192,13 @@ def _planned(todo: Plan, counts: Counts) -> Plan:
     return replace(todo, targets=tuple(replace(target, k=k) for target, k in targets))
 
 
-def _unreachable(least: int, unit: str, goal: float) -> UsageError:
-    return UsageError(f"No more can go than leaves {least:,} {unit}; the goal is {goal:,.0f}. Ask for no less.")
+def _light_enough(path: Sequence[Counts], weight: Callable[[Counts], int], goal: float, unit: str) -> Counts:
+    """The first counts on the path that weigh no more than the goal."""
+    place = _bisect(len(path), lambda index: weight(path[index]) <= goal)
+    if place is None:
+        least = weight(path[-1])
+        raise UsageError(f"No more can go than leaves {least:,} {unit}; the goal is {goal:,.0f}. Ask for no less.")
+    return path[place]
 
 
 def _filled(counts: Counts, layers: Sequence[Layer], fits: Callable[[Counts], bool]) -> Counts:
@@ -360,16 +360,13 @@ def _curves(
     curves = []
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
         for layer in layers:
-            reads = [(projection, slicing.labels) for projection, slicing in layer.consumers]
-            wanted = readings(graph, reads, lambda part: np.arange(part.m), options.memory)
+            wanted = readings_of(graph, layer, options.memory)
             roots = sensitivity.roots(wanted) if options.sensitivity else None
             observed, _ = observe(
                 graph, graph, wanted, batches, provider, options, executor,
                 partial(progress, f"curve of {layer.name}"), layer.name, between=roots is not None,
             )  # fmt: skip
-            if roots is not None:
-                observed = [part.through(root) for part, root in zip(observed, roots, strict=True)]
-            curves.append(_curve(observed, layer, options))
+            curves.append(_curve(through(observed, roots), layer, options))
     return curves
 
 

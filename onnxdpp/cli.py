@@ -135,6 +135,14 @@ _EPSILON = click.option(
     metavar="E",
     help="Added to the kernel's diagonal.",
 )
+_PROVIDER = click.option(
+    "--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run."
+)
+_CALIB = click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
+_SKIP = click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these layers alone.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+_QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+_DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
 _MAX_ROWS = click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
 
 
@@ -156,8 +164,8 @@ def cli() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random rows and of --verify.")
 @click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where MODEL runs.")
 @_MAX_ROWS
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+@_JSON
+@_DEBUG
 def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     """Show which layers of MODEL can be pruned, and why others cannot.
 
@@ -192,7 +200,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("model")
-@click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
+@_CALIB
 @click.option("--keep", type=_Keep(), metavar="F", help="Fraction that stays, 0 < F <= 1; auto: as the DPP draws.")
 @click.option("--pattern", metavar="N:M", help="Instead, for edges: N of every M consecutive inputs (2:4).")
 @click.option("--target-parameters", type=float, metavar="F", help="Instead: at most this fraction of the parameters.")
@@ -247,10 +255,10 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     metavar="PATTERN[=KEEP]",
     help="Prune only these; the last match decides.",
 )
-@click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these layers alone.")
+@_SKIP
 @click.option("--round-to", type=int, default=1, show_default=True, metavar="N", help="Widths become multiples of N.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of draws and of random rows.")
-@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
+@_PROVIDER
 @click.option(
     "--batch-size", type=int, metavar="N", help="Rows in one run.  [default: the model's, else up to 256 in 8 MiB]"
 )
@@ -271,10 +279,10 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @click.option("--report", metavar="FILE.json", help="Write the report there.")
 @click.option("--html", metavar="FILE.html", help="Write the report there as a page with pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@_QUIET
 @click.option("--force", is_flag=True, help="Overwrite OUT and the reports.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write OUT.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+@_DEBUG
 def prune(
     model: str,
     calib: str,
@@ -359,15 +367,15 @@ def prune(
 @click.option("--latency/--no-latency", default=True, help="Time both, in turn.  [default: latency]")
 @click.option("--memory/--no-memory", default=True, help="Measure the memory of each.  [default: memory]")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random rows.")
-@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
+@_PROVIDER
 @click.option("--batch-size", type=int, metavar="N", help="Rows in one run, the second that is timed.")
 @_MAX_ROWS
 @gates
 @click.option("--report", metavar="FILE.json", help="Write the findings there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@_JSON
+@_QUIET
 @click.option("--force", is_flag=True, help="Overwrite the report.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+@_DEBUG
 def evaluate(
     original: str,
     pruned: str,
@@ -430,7 +438,7 @@ def _conclude(
 
 @cli.command()
 @click.argument("model")
-@click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
+@_CALIB
 @click.option("--data", metavar="DATA", help="What errors are measured on.  [default: every fifth row of --calib]")
 @click.option("--labels", metavar="NAME", help="The array in --data with the class of each row: counts wrong ones.")
 @click.option("--keep", metavar="F,F,...", help="Fractions that stay.  [default: 0.9,0.7,0.5,0.3,0.1,0.05,0.02]")
@@ -443,15 +451,15 @@ def _conclude(
 @_EPSILON
 @click.option("--refit", default="affine", show_default=True, metavar="affine|linear|none", help="After each choice.")
 @click.option("--layer", "layers", multiple=True, metavar="PATTERN", help="Prune only these.")
-@click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these layers alone.")
-@click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run.")
+@_SKIP
+@_PROVIDER
 @_MAX_ROWS
 @click.option("--plot", metavar="FILE.png|.svg", help="Draw the curves there.")
 @click.option("--csv", metavar="FILE", help="Write every run there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
+@_JSON
+@_QUIET
 @click.option("--force", is_flag=True, help="Overwrite the files.")
-@click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+@_DEBUG
 def compare(
     model: str,
     calib: str,

@@ -18,7 +18,7 @@ from onnxdpp.errors import OnnxdppError
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
-from onnxdpp.graph.samples import picked, stacked
+from onnxdpp.graph.samples import picked, spread, stacked
 from onnxdpp.graph.taps import covers
 
 ROWS = 2048
@@ -106,8 +106,8 @@ class Judge:
         (row,) = picked(self._batches, held[:1])
         outputs = Session(self._graph.model, self._provider, self._graph.folder).run(row)
         taken = sum(array.nbytes for array in (*row.feeds.values(), *outputs) if isinstance(array, np.ndarray))
-        most = max(1, min(ROWS, len(held), MOST_BYTES * row.rows // max(1, taken)))
-        rows = picked(self._batches, held[np.unique(np.linspace(0, len(held) - 1, most).astype(int))])
+        most = max(1, min(ROWS, MOST_BYTES * row.rows // max(1, taken)))
+        rows = picked(self._batches, held[spread(len(held), most)])
         return list(rows if self._batches.fixed else stacked(rows, BATCH))
 
     def _outputs(self, model: ModelProto) -> list[Matrix]:

@@ -21,22 +21,13 @@ Biases count here: a neuron takes one with it, an edge does not. With them it is
 
 from dataclasses import replace
 
-from onnxdpp.budget import allocate
+from onnxdpp.budget import allocate, weight_of_edges
 from onnxdpp.evaluation import parameters
 from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.projections import Projection
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan
-from onnxdpp.pruning import with_intercepts
 from onnxdpp.sensitivity import Sensitivity
-
-
-def parameters_of_edges(graph: Graph, todo: Plan, options: Options) -> int:
-    """What may be other than zero once a plan for edges is carried out (P_e)."""
-    base, todo = with_intercepts(graph, todo, options)
-    parts = [(target.part, target.k) for target in todo.targets if isinstance(target.part, Projection)]
-    return parameters(base.model, base.folder)[0] - sum((part.n - k) * part.m for part, k in parts)
 
 
 def matched(
@@ -62,7 +53,7 @@ def matched(
     """
     if all(target.k == target.part.n for target in edges.targets):
         return replace(neurons, targets=tuple(replace(target, k=target.part.n) for target in neurons.targets))
-    left = parameters_of_edges(graph, edges, replace(options, unit="edge"))
+    left = weight_of_edges(graph, edges, replace(options, unit="edge"))(tuple(target.k for target in edges.targets))
     goal = replace(
         options,
         keep=None,

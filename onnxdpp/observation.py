@@ -20,6 +20,7 @@ from onnxdpp.errors import DataError
 from onnxdpp.graph.batches import Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Observer, Seen
 from onnxdpp.graph.index import Array, Graph
+from onnxdpp.graph.layers import Layer
 from onnxdpp.graph.patches import Patch
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.taps import PER_COLUMN, Sampling, Tap, observations
@@ -140,6 +141,13 @@ def readings(
             tap = Tap(projection.tap, projection.patch, group, projection.groups)
             grouped.setdefault(tap, []).append((projection, np.repeat(own, projection.block), inside))
     return [_reading(graph, tap, parts, memory) for tap, parts in grouped.items()]
+
+
+def readings_of(
+    graph: Graph, layer: Layer, memory: int, outputs: Callable[[Projection], Indices] = lambda part: np.arange(part.m)
+) -> list[Reading]:
+    """What has to be observed for a layer of neurons, by default for all outputs of its consumers; see `readings`."""
+    return readings(graph, [(part, slicing.labels) for part, slicing in layer.consumers], outputs, memory)
 
 
 def _reading(graph: Graph, tap: Tap, parts: Sequence[tuple[Projection, Indices, Indices]], memory: int) -> Reading:

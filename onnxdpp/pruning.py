@@ -37,7 +37,7 @@ from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, sliced_con
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.walking import quoted
 from onnxdpp.judging import Judge, Judgement
-from onnxdpp.observation import Reading, observe, original_weights, readings, side_by_side
+from onnxdpp.observation import Reading, observe, original_weights, readings, readings_of, side_by_side
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan, Target, plan
 from onnxdpp.report import LayerResult
@@ -161,18 +161,16 @@ class _Run:
     def prune(self, target: Target) -> tuple[LayerResult, int]:
         """Choose, refit and rewrite one layer; its result and the number of inputs that are left to a consumer."""
         started = time.perf_counter()
-        part = target.part
-        if isinstance(part, Layer):
-            reads = [(projection, slicing.labels) for projection, slicing in part.consumers]
-        else:
-            reads = [(part, np.arange(part.n // part.block))]
-        wanted = readings(self.base, reads, self._alive, self.options.memory)
+        part, options = target.part, self.options
         layer = part if isinstance(part, Layer) else None
-        own_size = self.options.keep == "auto" and layer is not None and target.k == layer.n
+        if isinstance(part, Layer):
+            wanted = readings_of(self.base, part, options.memory, self._alive)
+        else:
+            wanted = readings(self.base, [(part, np.arange(part.n // part.block))], self._alive, options.memory)
+        own_size = options.keep == "auto" and layer is not None and target.k == layer.n
         less = own_size or target.k < part.n
-        options = self.options
         contest = less and options.method == "auto" and options.refit != "none" and options.apply is None
-        felt = less and layer is not None and self.options.sensitivity
+        felt = less and layer is not None and options.sensitivity
         roots = self._sensitivity.roots(wanted) if felt else None
         split = contest or self._hold_out
         observed, held = self._observe(wanted, target.name, split=split, between=roots is not None)

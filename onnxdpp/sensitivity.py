@@ -22,7 +22,7 @@ from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.projections import Projection, weighted_nodes
-from onnxdpp.graph.samples import picked, stacked
+from onnxdpp.graph.samples import picked, spread, stacked
 from onnxdpp.graph.taps import covers
 from onnxdpp.graph.walking import quoted
 from onnxdpp.observation import Reading
@@ -114,15 +114,14 @@ class Sensitivity:
     def _rows(self) -> list[Batch]:
         """Evenly spaced calibration rows, none of them held out; or whole batches, where the model fixes their size."""
         each = next(iter(self._batches)).rows if self._batches.fixed else 1
-        wanted = np.linspace(0, self._batches.rows - 1, -(-ROWS // each)).astype(int)
+        wanted = spread(self._batches.rows, -(-ROWS // each))
         wanted -= (wanted % HELD_OUT == HELD_OUT - 1) & (wanted > 0)
         return list(picked(self._batches, wanted))
 
     def _sample(self, count: int) -> list[Batch]:
         """About so many rows, to run together."""
         each = self._rows[0].rows
-        chosen = np.unique(np.linspace(0, len(self._rows) - 1, min(len(self._rows), -(-count // each))).astype(int))
-        rows = [self._rows[i] for i in chosen]
+        rows = [self._rows[i] for i in spread(len(self._rows), -(-count // each))]
         return rows if self._batches.fixed else list(stacked(rows, count))
 
 

@@ -20,7 +20,7 @@ from onnxdpp.graph.calibration import cores
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer
 from onnxdpp.graph.walking import quoted
-from onnxdpp.observation import observe, readings
+from onnxdpp.observation import observe, readings_of
 from onnxdpp.options import Options
 
 
@@ -54,8 +54,7 @@ def expected_sizes(
     failed: dict[str, list[str]] = {}
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
         for layer in layers:
-            reads = [(projection, slicing.labels) for projection, slicing in layer.consumers]
-            wanted = readings(graph, reads, lambda part: np.arange(part.m), options.memory)
+            wanted = readings_of(graph, layer, options.memory)
             try:
                 observed, _ = observe(
                     graph, graph, wanted, batches, provider, options, executor,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxdpp.algebra.contest import SWAPS, Entry, edge_contest, finalists, neuron_contest
 from onnxdpp.algebra.moments import Matrix
-from onnxdpp.algebra.neurons import Inputs
+from onnxdpp.algebra.neurons import Inputs, through
 from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
 from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, expected_size, neuron_beta
 from onnxdpp.algebra.tableau import swapped
@@ -83,7 +83,7 @@ class Solver:
         """
         rule, form = self._options.rule, self._options.refit
         if isinstance(target.part, Layer):
-            layer, felt = target.part, _through(observed, roots)
+            layer, felt = target.part, through(observed, roots)
             beta = neuron_beta(felt, layer.n, rule)
             keep = _given(target, felt, rule.form)
             if keep is None:
@@ -119,7 +119,7 @@ class Solver:
         """
         part, options = target.part, self._options
         if isinstance(part, Layer):
-            felt, judged = _through(fit, roots), _through(held, roots)
+            felt, judged = through(fit, roots), through(held, roots)
             plain, given = None if roots is None else fit, _given(target, felt, options.rule.form)
             entries = neuron_contest(felt, judged, part.n, target.k, options.rule, seed, _sections(part), plain, given)
         else:
@@ -194,11 +194,6 @@ def _given(target: Target, observed: Sequence[Inputs], form: str) -> Indices | N
 def _sections(layer: Layer) -> Indices | None:
     """Of its neurons, where one of each must stay."""
     return layer.sections if layer.least > 1 else None
-
-
-def _through(observed: Sequence[Inputs], roots: Roots) -> Sequence[Inputs]:
-    """What is observed, with the errors of outputs weighted by what the model's outputs feel of them."""
-    return observed if roots is None else [part.through(root) for part, root in zip(observed, roots, strict=True)]
 
 
 def _told(entry: Entry, judgements: Iterable[tuple[Entry, Judgement]]) -> dict[str, object]:

@@ -36,6 +36,11 @@ class Inputs:
         return Inputs(self.moments.through(root), self.neurons)
 
 
+def through(observed: Sequence[Inputs], roots: Sequence[Matrix] | None) -> Sequence[Inputs]:
+    """What is observed, with the errors of outputs weighted, a root for each; as it is where there are none."""
+    return observed if roots is None else [part.through(root) for part, root in zip(observed, roots, strict=True)]
+
+
 def neuron_gram(observed: Sequence[Inputs], n: int) -> Matrix:
     """(n, n): second moments of neurons, the mean over values and over the inputs of a neuron in each.
 

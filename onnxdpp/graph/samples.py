@@ -11,6 +11,11 @@ BYTES = 1 << 23
 """Rows that are run together hold no more, since what is computed of images is large."""
 
 
+def spread(count: int, most: int) -> NDArray[np.intp]:
+    """Evenly spaced places among `count`, first and last included: `most`, or all where there are fewer."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.intp))
+
+
 def picked(batches: Batches, wanted: NDArray[np.intp]) -> Iterator[Batch]:
     """The rows with these numbers, each by itself; where the model takes whole batches only, those that hold one."""
     for batch in batches:
