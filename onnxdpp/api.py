@@ -35,6 +35,7 @@ from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_r
 from onnxdpp.planning import plan
 from onnxdpp.pruning import execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
+from onnxdpp.rivals import rivalled, told
 from onnxdpp.sensitivity import Sensitivity
 from onnxdpp.sizing import expected_sizes
 from onnxdpp.sweeping import swept
@@ -262,14 +263,18 @@ def prune(
     elif limits.on_answers or min_speedup is not None:
         trial = Trial(batches, None, held_out=limits.on_answers)
     felt = Sensitivity(graph, batches, where, mask)
-    steps = (options, batches, where, progress)
     if options.has_goal:
-        todo = allocate(graph, todo, *steps, felt)
+        todo = allocate(graph, todo, options, batches, where, progress, felt)
+    asked = options
+    options, rivals = rivalled(graph, todo, options, batches, where, progress, felt)
+    if line := told(rivals):
+        notices.append(line)
+    steps = (options, batches, where, progress)
     hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
         _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
-        todo, told = swept(graph, todo, results, *steps, felt)
-        notices.append(told)
+        todo, gained = swept(graph, todo, results, *steps, felt)
+        notices.append(gained)
     seen = _details(options) if details else None
     watch = None if seen is None else seen.watch
     pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out, watch=watch)
@@ -300,7 +305,7 @@ def prune(
         random_data=batches.random,
         notices=notices,
         options={
-            **_options_as_given(options, calib),
+            **_options_as_given(asked, calib),
             "data": None if data is None else named(data),
             "labels": labels,
             **limits.as_given(None if baseline is None else named(baseline)),

@@ -125,6 +125,7 @@ class Batches:
         self.fixed = fixed or not row_wise
         self._parts = parts
         self._inputs = inputs
+        self._fixed_size = fixed
         self._dtypes = {spec.name: spec.feed_dtype for spec in inputs}
         self._size = size
         row_bytes = max(part.row_bytes for part in parts) if row_wise else 1
@@ -159,6 +160,15 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         return self._row_batches() if self.row_wise else self._runs()
+
+    def thinned(self, rows: int) -> "Batches":
+        """The same data with at most so many rows, evenly spaced; `self` where it has no more."""
+        if self.rows <= rows:
+            return self
+        return Batches(
+            self._parts, self._inputs, row_wise=self.row_wise, random=self.random, size=self._size,
+            fixed=self._fixed_size, max_rows=max(rows, self._size), notices=(),
+        )  # fmt: skip
 
     def _cut_sections(self, fixed: bool) -> list[tuple[int, int]]:
         """Bounds, in used rows, between which all rows have the same shapes; no batch spans two sections."""
