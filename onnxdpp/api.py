@@ -33,6 +33,7 @@ from onnxdpp.labelled import classification_error, open_labelled
 from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
+from onnxdpp.polishing import polished
 from onnxdpp.pruning import execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
 from onnxdpp.rivals import rivalled, told
@@ -118,6 +119,7 @@ def prune(
     swaps: int = 0,
     sensitivity: bool | None = None,
     sweeps: int = 0,
+    polish: int = 0,
     target_parameters: float | None = None,
     target_bytes: int | None = None,
     target_macs: float | None = None,
@@ -189,6 +191,9 @@ def prune(
     sweeps : int
         How often, at most, each layer of neurons is chosen again by swaps, with the others as they are, and kept so if
         the outputs come nearer to the original on rows held out. Each costs a whole run for every layer.
+    polish : int
+        Rounds, at most, of Gauss-Newton steps that bring the outputs nearer to the original's (see
+        `onnxdpp.polishing`): the weights of one projection after the other, those into the neurons that stay too.
     target_parameters, target_macs : float, optional
         Instead of `keep`: the fraction of the model's parameters, or multiply-accumulates, that stays at most.
     target_bytes : int, optional
@@ -235,7 +240,7 @@ def prune(
         keep, unit, method, kernel, beta, epsilon, refit,
         tuple(parse_layer(text) for text in _listed(layers)), tuple(_listed(skip)), round_to, seed,
         provider, batch_size, max_rows,
-        None if pattern is None else parse_pattern(pattern), mask, memory, swaps, sensitivity, sweeps,
+        None if pattern is None else parse_pattern(pattern), mask, memory, swaps, sensitivity, sweeps, polish,
         target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
         None if apply is None else parse_report(read_report(apply)),
     )  # fmt: skip
@@ -265,11 +270,10 @@ def prune(
     felt = Sensitivity(graph, batches, where, mask)
     if options.has_goal:
         todo = allocate(graph, todo, options, batches, where, progress, felt)
-    asked = options
-    options, rivals = rivalled(graph, todo, options, batches, where, progress, felt)
+    chosen, rivals = rivalled(graph, todo, options, batches, where, progress, felt)
     if line := told(rivals):
         notices.append(line)
-    steps = (options, batches, where, progress)
+    steps = (chosen, batches, where, progress)
     hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
         _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
@@ -278,6 +282,9 @@ def prune(
     seen = _details(options) if details else None
     watch = None if seen is None else seen.watch
     pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out, watch=watch)
+    if options.polish:
+        pruned, gained = polished(graph, pruned, todo, options, batches, where, progress, scratch)
+        notices.append(gained)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
@@ -305,7 +312,7 @@ def prune(
         random_data=batches.random,
         notices=notices,
         options={
-            **_options_as_given(asked, calib),
+            **_options_as_given(options, calib),
             "data": None if data is None else named(data),
             "labels": labels,
             **limits.as_given(None if baseline is None else named(baseline)),

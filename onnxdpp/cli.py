@@ -239,6 +239,14 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     metavar="N",
     help="Choose each layer again, N times, with the others as they are.",
 )
+@click.option(
+    "--polish",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Move weights N times round, so that the outputs come nearer to the original's.",
+)
 @_BETA
 @_EPSILON
 @click.option(

@@ -152,9 +152,14 @@ def _joined(parts: Sequence[Array]) -> Matrix:
     return np.concatenate([part.ravel() for part in parts]).astype(np.float64)
 
 
+def is_distribution(scores: Matrix) -> bool:
+    """Whether each row is probabilities that add up to 1, not scores that a softmax would make such of."""
+    return bool((scores >= 0).all() and np.allclose(scores.sum(1), 1, atol=1e-3))
+
+
 def _divergence(old: Matrix, new: Matrix) -> float:
     """Mean over rows, in nats: of the outputs as they are where they are probabilities, else of their softmax."""
-    if (old >= 0).all() and np.allclose(old.sum(1), 1, atol=1e-3):
+    if is_distribution(old):
         before, after = (np.log(np.clip(part, 1e-12, None)) for part in (old, new))
     else:
         before, after = (np.asarray(log_softmax(part, axis=1)) for part in (old, new))

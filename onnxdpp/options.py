@@ -42,6 +42,7 @@ class Options:
     swaps: int = 0
     sensitivity: bool = False
     sweeps: int = 0
+    polish: int = 0
     target_parameters: float | None = None
     target_bytes: int | None = None
     target_macs: float | None = None
@@ -60,6 +61,8 @@ class Options:
             raise UsageError("Only neurons can be applied again. Give a keep for edges.")
         if self.sweeps and (self.unit != "neuron" or self.refit == "none" or self.apply is not None):
             raise UsageError("Sweeps are for neurons that are chosen here, with a refit. Leave --sweeps out.")
+        if self.polish and self.refit == "none":
+            raise UsageError("Polishing goes on where a refit ends. Leave --polish or --refit none out.")
         if self.sensitivity and self.unit != "neuron":
             raise UsageError("Sensitivities weigh the choice of neurons. Leave --sensitivity out for edges.")
         if goals and self.refit == "none":
@@ -95,11 +98,11 @@ class Options:
         for name, value in (("beta", self.beta), ("epsilon", self.epsilon)):
             if value is not None and not (math.isfinite(value) and value >= sys.float_info.min):
                 raise UsageError(f"{name} is {value}; it must be a positive number.")
-        for name in ("round_to", "batch_size", "max_rows", "seed", "memory", "swaps", "sweeps"):
+        for name in ("round_to", "batch_size", "max_rows", "seed", "memory", "swaps", "sweeps", "polish"):
             count = getattr(self, name)
             if count is not None and not isinstance(count, Integral):
                 raise UsageError(f"{name} is {count!r}; it must be a whole number.")
-            least = 0 if name in ("swaps", "sweeps") else 1
+            least = 0 if name in ("swaps", "sweeps", "polish") else 1
             if count is not None and count < least and name != "seed":
                 raise UsageError(f"{name} is {count}; it must be at least {least}.")
         if not 0 <= self.seed < 2**64:

@@ -88,9 +88,7 @@ def rivalled(
     judge = Judge(graph, few, provider, options.mask)
     tried, judgements = [], []
     for own in (options, *(_alone(options, *rival) for rival in RIVALS)):
-        model = execute(
-            graph, todo, own, few, provider, progress, Scratch(active=False), sensitivity, hold_out=True
-        )[0]
+        model = execute(graph, todo, own, few, provider, progress, Scratch(active=False), sensitivity, hold_out=True)[0]
         judgement = judge.judge(model)
         if judgement is None:
             return options, []
@@ -112,8 +110,8 @@ def told(rivals: Sequence[Rival]) -> str | None:
     if winner is None:
         return None
     return (
-        f"One method throughout, {winner.method}, answers nearer to the original on rows held out than the best of each "
-        f"layer: discrepancy {winner.judgement.discrepancy:.4g}, {rivals[0].judgement.discrepancy:.4g}."
+        f"One method throughout, {winner.method}, answers nearer to the original on rows held out than the best of "
+        f"each layer: discrepancy {winner.judgement.discrepancy:.4g}, {rivals[0].judgement.discrepancy:.4g}."
     )
 
 
