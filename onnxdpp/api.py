@@ -303,6 +303,7 @@ def prune(
         before=size_of(graph, info, macs_per_row(graph, first, where)),
         after=size_of(after, model_info(pruned, folder), macs_per_row(after, first, where)),
         layers=results,
+        rivals=[rival.as_dict() for rival in rivals] or None,
         refusals=[(refusal.name, refusal.reason) for refusal in todo.refusals],
         discrepancy=discrepancy.outputs,
         evaluation=tried,

@@ -100,6 +100,7 @@ class Report:
     versions: dict[str, str]
     seconds: float
     gates: list[dict[str, Any]] = field(default_factory=list)
+    rivals: list[dict[str, Any]] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON has it."""
@@ -107,6 +108,7 @@ class Report:
             "schema": SCHEMA,
             "model": {"before": asdict(self.before), "after": asdict(self.after)},
             "layers": [asdict(layer) for layer in self.layers],
+            "rivals": self.rivals,
             "refusals": [{"name": name, "reason": reason} for name, reason in self.refusals],
             "discrepancy": self.discrepancy,
             "evaluation": self.evaluation,

@@ -7,6 +7,7 @@ others in ``samples/selection/others.md``, most of the gaps of the contest were 
 the original's on rows held out by more than a factor of `CLEAR` prunes the model in the end.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,7 +50,7 @@ class Rival:
         return {
             "method": self.method,
             "kernel": self.kernel if self.method == "dpp" else None,
-            "discrepancy": self.judgement.discrepancy,
+            "discrepancy": self.judgement.discrepancy if math.isfinite(self.judgement.discrepancy) else None,
             "divergence": self.judgement.divergence,
             "taken": self.taken,
         }

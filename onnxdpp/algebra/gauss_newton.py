@@ -26,6 +26,7 @@ from onnxdpp.algebra.moments import Matrix
 
 ITERATIONS = (4, 8, 16, 32, 64)
 RIDGE = 1e-2
+DONE = 1e-20  # of the gradient's square, at the start: what is left is rounding
 FLOOR = 1e-9  # of the largest entry of the diagonal, for weights that nothing feels
 
 
@@ -84,6 +85,7 @@ def steps(
 
     rest = back(errors)
     step, way, size = np.zeros_like(rest), rest.copy(), float((rest**2).sum())
+    enough = DONE * size
     for count in range(1, max(iterations) + 1):
         turned = normal(way)
         curvature = float((way * turned).sum())
@@ -94,6 +96,8 @@ def steps(
         rest = rest - length * turned
         size, before = float((rest**2).sum()), size
         way = rest + size / before * way
-        if count in iterations:
+        if count in iterations or size <= enough:
             found = scale * step
             yield (found[:-1], found[-1]) if intercept else (found, None)
+        if size <= enough:
+            return

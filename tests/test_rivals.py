@@ -1,0 +1,91 @@
+"""Single methods from end to end beside the contest of each layer."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from models import model, normal
+from onnx import ModelProto
+
+import onnxdpp
+from onnxdpp import rivals
+from onnxdpp.judging import Judge, Judgement
+from onnxdpp.rivals import CLEAR, NARROW, RIVALS
+
+X = normal(400, 10)
+
+
+def network(width: int = 16) -> ModelProto:
+    """Two hidden layers. Layers: fc1 (`width`), fc2 (12)."""
+    return model(
+        """g (float[N, 10] x) => (float[N, 3] y) {
+            [fc1] a = Gemm(x, W1, b1)  h = Relu(a)
+            [fc2] c = Gemm(h, W2, b2)  k = Relu(c)
+            [fc3] y = Gemm(k, W3, b3)
+        }""",
+        W1=(10, width), b1=(width,), W2=(width, 12), b2=(12,), W3=(12, 3), b3=(3,),
+    )  # fmt: skip
+
+
+def report(proto: ModelProto, **options: Any) -> dict[str, Any]:
+    return onnxdpp.prune(proto, {"x": X}, **{"keep": 0.25, "provider": "cpu", **options}).report
+
+
+@pytest.mark.parametrize("clear", [CLEAR, 0.0])
+def test_one_is_taken_and_it_is_the_contest_unless_another_is_clearly_nearer(
+    clear: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rivals, "CLEAR", clear)
+    found = report(network())
+    runs = found["rivals"]
+    assert [run["method"] for run in runs] == ["auto", *(method for method, _ in RIVALS)]
+    (taken,) = (run for run in runs if run["taken"])
+    nearest = min(run["discrepancy"] for run in runs)
+    if runs[0]["discrepancy"] <= clear * nearest:
+        assert taken is runs[0]
+    else:
+        assert taken["discrepancy"] == nearest
+    told = [notice for notice in found["notices"] if notice.startswith("One method throughout, ")]
+    assert len(told) == (taken is not runs[0])
+    assert found["options"]["method"] == "auto"
+
+
+def test_what_is_taken_is_what_that_method_makes_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "CLEAR", 0.0)
+    monkeypatch.setattr(rivals, "RIVALS", (("wanda", "rbf"),))
+    distances = iter([Judgement(0.5, None), Judgement(0.4, None)])
+
+    class Decided(Judge):
+        def judge(self, model: ModelProto) -> Judgement:
+            return next(distances)
+
+    monkeypatch.setattr(rivals, "Judge", Decided)
+    result = onnxdpp.prune(network(), {"x": X}, keep=0.25, provider="cpu")
+    monkeypatch.undo()
+    alone = onnxdpp.prune(network(), {"x": X}, keep=0.25, method="wanda", provider="cpu")
+    assert alone.model.SerializeToString() == result.model.SerializeToString()
+    assert [run["discrepancy"] for run in result.report["rivals"]] == [0.5, 0.4]
+    assert all(layer["method"] == "wanda" and layer["contest"] is None for layer in result.report["layers"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"method": "obs"}, {"unit": "edge"}, {"target_discrepancy": 0.3, "keep": None}, {"keep": "auto"}],
+)
+def test_no_whole_runs_where_they_are_not_asked(options: dict[str, Any]) -> None:
+    assert report(network(), **options)["rivals"] is None
+
+
+def test_wide_layers_are_left_to_the_contest() -> None:
+    assert report(network(NARROW))["rivals"] is not None
+    assert report(network(NARROW + 1))["rivals"] is None
+
+
+def test_thinned_batches_are_evenly_spaced_and_of_the_same_data() -> None:
+    from onnxdpp.graph.batches import input_specs, open_batches
+
+    batches = open_batches({"x": X}, input_specs(network()), batch_size=32)
+    few = batches.thinned(100)
+    rows = np.concatenate([batch.feeds["x"] for batch in few])
+    np.testing.assert_array_equal(rows, X[::4])
+    assert batches.thinned(400) is batches
