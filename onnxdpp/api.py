@@ -256,11 +256,11 @@ def prune(
         raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
     trial = None
     if data is not None:
-        trial = Trial(open_labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels, held_out=False)
+        trial = Trial(open_labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels)
     elif limits.on_answers and batches.rows < HELD_OUT:
         raise UsageError(f"Of {batches.rows} calibration rows none can be held out for a gate. Give more, or --data.")
-    elif limits.on_answers or min_speedup is not None:
-        trial = Trial(batches, None, held_out=limits.on_answers)
+    elif limits.on_answers:
+        trial = Trial(batches, held_out=True)
     felt = Sensitivity(graph, batches, where, mask)
     steps = (options, batches, where, progress)
     if options.has_goal:
@@ -276,6 +276,8 @@ def prune(
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
+    if trial is None and min_speedup is not None:
+        trial = Trial(batches, known=discrepancy)
     tried, told_of_it = (
         (None, []) if trial is None else trial.run(graph, after, where, min_speedup is not None, progress)
     )
@@ -285,8 +287,7 @@ def prune(
     notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
-    if data is not None:
-        notices += [notice for notice in told_of_it if notice not in notices]
+    notices += [notice for notice in told_of_it if notice not in notices]
     report = Report(
         before=size_of(graph, info, macs_per_row(graph, first, where)),
         after=size_of(after, model_info(pruned, folder), macs_per_row(after, first, where)),

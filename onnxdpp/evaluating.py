@@ -9,8 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from onnxdpp.errors import MachineError, UsageError
-from onnxdpp.evaluation import differences, macs_per_row
+from onnxdpp.errors import DataError, MachineError, UsageError
+from onnxdpp.evaluation import Discrepancy, differences, macs_per_row
 from onnxdpp.footprint import compressed, peak_memory
 from onnxdpp.gates import Limits, verdicts
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, input_specs
@@ -116,7 +116,8 @@ def evaluate(
     notices += [*batches.notices, *found.notices]
     if batches.random:
         notices.append(RANDOM)
-    latencies = latencies_of(before, after, batches, first, where, threads, progress) if latency else []
+    latencies, told = latencies_of(before, after, batches, first, where, threads, progress) if latency else ([], [])
+    notices += told
     with tempfile.TemporaryDirectory(prefix="onnxdpp-") as folder:
         stored = ((original, before, "original"), (pruned, after, "pruned"))
         files = [_files(model, graph, Path(folder) / name / "model.onnx") for model, graph, name in stored]
@@ -163,17 +164,20 @@ class Trial:
         Which of the feeds are no input, but the classes of the rows.
     held_out : bool
         Every fifth row of `batches`, and not all of them: those that are not fitted.
+    known : Discrepancy or None
+        Where the rows are those that were fitted: what was found on them already.
     """
 
     batches: Batches
-    labels: str | None
-    held_out: bool
+    labels: str | None = None
+    held_out: bool = False
+    known: Discrepancy | None = None
 
     def run(
         self, before: Graph, after: Graph, provider: str, latency: bool, progress: Progress
     ) -> tuple[dict[str, Any], list[str]]:
         """The ``evaluation`` of a report, and notices: answers, accuracy and, if asked for, latency on one thread."""
-        found = differences(
+        found = self.known or differences(
             Session(before.model, provider, before.folder),
             Session(after.model, provider, after.folder),
             self.batches,
@@ -183,12 +187,13 @@ class Trial:
             held_out=self.held_out,
         )
         first = next(iter(self.batches))
-        timed = latencies_of(before, after, self.batches, first, provider, 1, progress) if latency else []
-        notices = [*self.batches.notices, *found.notices]
-        if self.batches.random:
+        timed, told = latencies_of(before, after, self.batches, first, provider, 1, progress) if latency else ([], [])
+        notices = [*self.batches.notices, *found.notices, *told]
+        if self.batches.random and not self.held_out and self.known is None:  # else they are the calibration rows
             notices.append(RANDOM)
         return {
             "held_out": self.held_out,
+            "fitted": self.known is not None,
             "rows": self.batches.rows // HELD_OUT if self.held_out else self.batches.rows,
             "discrepancy": found.outputs,
             "accuracy": found.accuracy,
@@ -204,8 +209,8 @@ def check_labels(limits: Limits, labels: str | None) -> None:
 
 def latencies_of(
     before: Graph, after: Graph, batches: Batches, batch: Batch, provider: str, threads: int, progress: Progress
-) -> list[Latency]:
-    """Latency for one row, where the model takes one, and for the batch."""
+) -> tuple[list[Latency], list[str]]:
+    """Latency for one row, where the models take one, and for the batch; and a notice where they do not."""
 
     def pair(batch: Batch) -> Callable[[bool], tuple[Callable[[], object], Callable[[], object]]]:
         def sessions(second_first: bool) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -216,14 +221,16 @@ def latencies_of(
 
         return sessions
 
-    sizes = [batch]
-    if not batches.fixed and batch.rows > 1:
-        sizes.insert(0, Batch({name: array[:1] for name, array in batch.feeds.items()}, batch.first, 1))
-    found = []
-    for part in sizes:
-        told = f"latency, {part.rows} rows"
-        found.append(interleaved(pair(part), part.rows, partial(progress, told)))
-    return found
+    def timed(batch: Batch) -> Latency:
+        return interleaved(pair(batch), batch.rows, partial(progress, f"latency, {batch.rows} rows"))
+
+    if batches.fixed or batch.rows == 1:
+        return [timed(batch)], []
+    try:
+        one = timed(Batch({name: array[:1] for name, array in batch.feeds.items()}, batch.first, 1))
+    except DataError as error:  # what is declared free may be fixed inside
+        return [timed(batch)], [f"There is no latency of one row, which the models do not take: {error}"]
+    return [one, timed(batch)], []
 
 
 def _opened(model: Model) -> tuple[Graph, FileInfo]:
