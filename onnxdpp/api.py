@@ -284,7 +284,7 @@ def prune(
     if seen is not None:
         seen.compare(graph, pruned, batches, where)
     first = next(iter(batches))
-    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
+    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left), *felt.notices]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
     notices += [notice for notice in told_of_it if notice not in notices]

@@ -361,7 +361,7 @@ def _curves(
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
         for layer in layers:
             wanted = readings_of(graph, layer, options.memory)
-            roots = sensitivity.roots(wanted) if options.sensitivity else None
+            roots = sensitivity.roots(wanted, layer.name) if options.sensitivity else None
             observed, _ = observe(
                 graph, graph, wanted, batches, provider, options, executor,
                 partial(progress, f"curve of {layer.name}"), layer.name, between=roots is not None,

@@ -140,7 +140,7 @@ def make_runs(
     Returns
     -------
     list of Run, list of str
-        In the order of unit, method, keep, seed; and which of them failed, and why.
+        In the order of unit, method, keep, seed; and which of them failed, and why, among other notices.
 
     Raises
     ------
@@ -171,7 +171,7 @@ def make_runs(
         runs.append(Run(unit, method, keep, seed, kept, size, error, time.perf_counter() - started))
     if len(failed) == len(runs):
         raise failed[-1][1]
-    return runs, [f"The run {what} failed: {caught}" for what, caught in failed]
+    return runs, [*(f"The run {what} failed: {caught}" for what, caught in failed), *felt.notices]
 
 
 def _plans(

@@ -171,7 +171,7 @@ class _Run:
         less = own_size or target.k < part.n
         contest = less and options.method == "auto" and options.refit != "none" and options.apply is None
         felt = less and layer is not None and options.sensitivity
-        roots = self._sensitivity.roots(wanted) if felt else None
+        roots = self._sensitivity.roots(wanted, target.name) if felt else None
         split = contest or self._hold_out
         observed, held = self._observe(wanted, target.name, split=split, between=roots is not None)
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))

@@ -6,6 +6,7 @@ everything is refitted with what follows. A new choice is taken only if the mode
 on rows that were not fitted. Refitting alone, without a new choice, would change nothing in a chain.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -76,13 +77,13 @@ def swept(
             keep = tuple(found[number].keep or ())
             judgement = judge.judge(model) if keep != target.keep else None
             count += 1
-            if judgement is not None and best is not None and judgement.discrepancy < best.discrepancy:
+            if judgement is not None and best is not None and judgement.distance < best.distance:
                 best, taken = judgement, taken + 1
                 decided = (*plan.targets[:number], replace(target, keep=keep), *plan.targets[number + 1 :])
                 plan = replace(plan, targets=decided)
         if taken == before:
             break
-    gain = (
-        "" if first is None or best is None else f": {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows held out"
-    )
+    gain = ""
+    if first is not None and best is not None and math.isfinite(first.discrepancy):
+        gain = f": {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows held out"
     return plan if taken else todo, f"Sweeps took {taken} of {count} new choices{gain}."

@@ -185,7 +185,6 @@ def test_models_that_do_not_take_one_row_are_timed_by_the_batch(monkeypatch: pyt
     assert notice in tried["notices"]
 
 
-
 @needs_figures
 def test_memory_is_that_of_the_model(tmp_path: Path) -> None:
     """A weight of 64 MiB, which no parent of the process has a share in."""
