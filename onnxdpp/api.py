@@ -29,13 +29,13 @@ from onnxdpp.graph.model import model_info, save_model
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
+from onnxdpp.job import Job
 from onnxdpp.labelled import classification_error, open_labelled
 from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
 from onnxdpp.pruning import execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
-from onnxdpp.sensitivity import Sensitivity
 from onnxdpp.sizing import expected_sizes
 from onnxdpp.sweeping import swept
 from onnxdpp.verifying import Verdict
@@ -261,18 +261,17 @@ def prune(
         raise UsageError(f"Of {batches.rows} calibration rows none can be held out for a gate. Give more, or --data.")
     elif limits.on_answers:
         trial = Trial(batches, held_out=True)
-    felt = Sensitivity(graph, batches, where, mask)
-    steps = (options, batches, where, progress)
+    job = Job.of(graph, options, batches, where, progress)
     if options.has_goal:
-        todo = allocate(graph, todo, *steps, felt)
+        todo = allocate(job, todo)
     hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
-        _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
-        todo, told = swept(graph, todo, results, *steps, felt)
+        _, results, _ = execute(job, todo, hold_out=True)
+        todo, told = swept(job, todo, results)
         notices.append(told)
     seen = _details(options) if details else None
     watch = None if seen is None else seen.watch
-    pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out, watch=watch)
+    pruned, results, left = execute(job, todo, scratch=scratch, hold_out=hold_out, watch=watch)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
@@ -284,7 +283,7 @@ def prune(
     if seen is not None:
         seen.compare(graph, pruned, batches, where)
     first = next(iter(batches))
-    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left), *felt.notices]
+    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left), *job.sensitivity.notices]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
     notices += [notice for notice in told_of_it if notice not in notices]
@@ -484,8 +483,9 @@ def compare_methods(
     unpruned = error(graph.model)
     if math.isnan(unpruned):
         raise UsageError("The model has no output that can be compared. Give --data and --labels.")
-    runs, failed = make_runs(graph, question, options, batches, error, where, progress, hold_out=data is None)
-    notices += [*batches.notices, *(() if data is None else judged.notices), *failed]
+    job = Job.of(graph, options, batches, where, progress)
+    runs, told = make_runs(job, question, error, hold_out=data is None)
+    notices += [*batches.notices, *(() if data is None else judged.notices), *told]
     given = {
         "calib": named(calib), "data": None if data is None else named(data), "labels": labels,
         "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,

@@ -109,10 +109,10 @@ def test_runs_of_which_some_fail_are_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     execute = comparing.execute
 
-    def failing(graph: Any, todo: Any, options: Any, *more: Any, **others: Any) -> Any:
-        if options.method == "random" and options.seed == 1:
+    def failing(job: Any, todo: Any, **others: Any) -> Any:
+        if job.options.method == "random" and job.options.seed == 1:
             raise onnxdpp.ModelError("It is not finite.")
-        return execute(graph, todo, options, *more, **others)
+        return execute(job, todo, **others)
 
     monkeypatch.setattr(comparing, "execute", failing)
     found = compared(keeps=[0.5])
