@@ -251,12 +251,13 @@ def prune(
     todo = plan(graph, options)
     where, notices = choose_provider(provider)
     inputs = input_specs(graph.model)
-    batches = open_batches(calib, inputs, batch_size=batch_size, max_rows=max_rows, seed=seed)
+    size, seed = options.batch_size, options.seed
+    batches = open_batches(calib, inputs, batch_size=size, max_rows=options.max_rows, seed=seed)
     if mask is not None and mask not in (known := [spec.name for spec in inputs]):
         raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
     trial = None
     if data is not None:
-        trial = Trial(open_labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels)
+        trial = Trial(open_labelled(data, inputs, labels, batch_size=size, seed=seed), labels)
     elif limits.on_answers and batches.rows < HELD_OUT:
         raise UsageError(f"Of {batches.rows} calibration rows none can be held out for a gate. Give more, or --data.")
     elif limits.on_answers:
@@ -368,9 +369,9 @@ def inspect(
     if layers and (verify or calib is not None):
         where, told = choose_provider(provider)
         source = "random:8" if calib is None else calib
-        batches = open_batches(source, input_specs(graph.model), max_rows=max_rows, seed=seed)
+        batches = open_batches(source, input_specs(graph.model), max_rows=options.max_rows, seed=options.seed)
         if verify:
-            tested = check_layers(graph, layers, next(iter(batches)), where, seed, progress)
+            tested = check_layers(graph, layers, next(iter(batches)), where, options.seed, progress)
             verdicts = {part.name: part for part in tested}
         if calib is not None:
             sizes, failed = expected_sizes(graph, layers, options, batches, where, progress)
@@ -463,7 +464,7 @@ def compare_methods(
     graph = Graph(in_order(proto), folder)
     where, notices = choose_provider(provider)
     inputs = input_specs(graph.model)
-    batches = open_batches(calib, inputs, max_rows=max_rows)
+    batches = open_batches(calib, inputs, max_rows=options.max_rows)
     judged = batches
     if data is not None:
         judged = open_labelled(data, inputs, labels)
@@ -489,8 +490,9 @@ def compare_methods(
     given = {
         "calib": named(calib), "data": None if data is None else named(data), "labels": labels,
         "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,
-        "match": match, "kernel": kernel, "beta": "auto" if beta is None else beta, "epsilon": epsilon, "refit": refit,
-        "layers": _listed(layers), "skip": _listed(skip), "max_rows": max_rows,
+        "match": match, "kernel": kernel, "beta": "auto" if beta is None else options.beta,
+        "epsilon": options.epsilon, "refit": refit, "layers": [pattern for pattern, _ in options.layers],
+        "skip": list(options.skip), "max_rows": options.max_rows,
     }  # fmt: skip
     return Comparison(
         model=size_of(graph, info, None),

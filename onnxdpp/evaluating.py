@@ -86,7 +86,7 @@ def evaluate(
         All of them OnnxdppError; see `onnxdpp.errors`.
     """
     started = time.perf_counter()
-    Options("auto", seed=seed, provider=provider, batch_size=batch_size, max_rows=max_rows)  # checks them
+    checked = Options("auto", seed=seed, provider=provider, batch_size=batch_size, max_rows=max_rows)
     if not isinstance(threads, int) or threads < 1:
         raise UsageError(f"threads is {threads!r}; it must be a whole number, at least 1.")
     limits = Limits(
@@ -101,7 +101,8 @@ def evaluate(
     one, other = (Session(graph.model, where, graph.folder) for graph in (before, after))
     check_interface(one, other)
     inputs = joint(input_specs(before.model), input_specs(after.model))
-    batches = open_labelled(data, inputs, labels, batch_size=batch_size, max_rows=max_rows, seed=seed)
+    rows = {"batch_size": checked.batch_size, "max_rows": checked.max_rows, "seed": checked.seed}
+    batches = open_labelled(data, inputs, labels, **rows)
     found = differences(
         one,
         other,
@@ -143,8 +144,8 @@ def evaluate(
         notices=notices,
         options={
             "original": named(original), "pruned": named(pruned), "data": named(data), "labels": labels,
-            "provider": provider, "batch_size": batch_size, "max_rows": max_rows, "seed": seed, "threads": threads,
-            "latency": latency, "memory": memory, **limits.as_given(None if baseline is None else named(baseline)),
+            "provider": provider, **rows, "threads": threads, "latency": latency, "memory": memory,
+            **limits.as_given(None if baseline is None else named(baseline)),
         },
         versions=versions(),
         seconds=time.perf_counter() - started,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from onnxdpp.errors import UsageError
+from onnxdpp.report import plain
 
 SLACK = 1.01
 """How far a discrepancy may be above an earlier one."""
@@ -49,7 +50,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
+            value = plain(getattr(self, name))
+            object.__setattr__(self, name, value)
             if value is None:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
