@@ -109,6 +109,7 @@ def evaluate(
         batches,
         counting(progress, "compare", batches.rows),
         random_values=before.random_values | after.random_values,
+        counting_values=before.counting_values | after.counting_values,
         labels=labels,
     )
     del one, other
@@ -184,6 +185,7 @@ class Trial:
             self.batches,
             counting(progress, "evaluate", self.batches.rows),
             random_values=before.random_values,
+            counting_values=before.counting_values,
             labels=self.labels,
             held_out=self.held_out,
         )

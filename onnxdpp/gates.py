@@ -98,7 +98,11 @@ def figures(report: Mapping[str, Any]) -> Figures:
     """The figures of a report: of its worst output, of its slowest batch."""
     tried = report.get("evaluation") or report
     outputs, accuracies = tried.get("discrepancy", {}).values(), tried.get("accuracy", {}).values()
-    distances = [part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"]) for part in outputs]
+    distances = [
+        part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"])
+        for part in outputs
+        if "relative_l2" in part or part["agreement"] is not None  # else it never had an entry
+    ]
     agreements = [part["agreement"] for part in outputs if part.get("agreement") is not None]
     speeds = [part["before"] / part["after"] for part in tried.get("latency", ())]
     sizes = [report["model"][side]["bytes"] for side in ("before", "after")]

@@ -95,7 +95,7 @@ class Judge:
                 return None
             if sound.any():
                 distances.append(relative_l2(float(((new[sound] - old[sound]) ** 2).sum()), whole))
-            if old.ndim == 2 and old.shape[1] > 1 and sound.all():
+            if old.ndim == 2 and old.shape[1] > 1 and len(old) and sound.all():
                 divergences.append(_divergence(old, new))
         if not distances:
             return None
@@ -126,9 +126,9 @@ class Judge:
     def _outputs(self, model: ModelProto) -> list[Matrix]:
         """Of each float output all rows, one after the other; what has another shape in each batch is left out."""
         session = Session(model, self._provider, self._graph.folder)
-        random = self._graph.random_values
+        left_out = self._graph.random_values | self._graph.counting_values
         outputs = [
-            place for place, (name, kind, _) in enumerate(session.outputs) if _is_float(kind) and name not in random
+            place for place, (name, kind, _) in enumerate(session.outputs) if _is_float(kind) and name not in left_out
         ]
         found: list[list[Array]] = [[] for _ in outputs]
         for batch in self._rows:

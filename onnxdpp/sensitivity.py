@@ -119,12 +119,13 @@ class Sensitivity:
         rows = min(ROWS, self._batches.rows, SHARE * self._batches.rows // projection.m)
         value = self._graph.nodes[self._nodes[projection.name]].output[0]
         behind = Behind.of(self._graph, value)
-        outputs = [name for name in behind.outputs if name not in self._graph.random_values]
+        left_out = self._graph.random_values | self._graph.counting_values
+        outputs = [name for name in behind.outputs if name not in left_out]
         if rows < LEAST_ROWS:
             least = max(LEAST_ROWS, -(-LEAST_ROWS * projection.m // SHARE))
             return f"{self._batches.rows} calibration rows are too few for {projection.m} outputs, {least} would do"
         if not outputs or not self._graph.random_values.isdisjoint((value, *behind.reads)):
-            return "what lies behind it is random"
+            return "nothing that can be compared lies behind it"
         front = behind.front(self._graph, self._provider)
         back = behind.back(self._graph, behind.values(front, self._rows[0]), outputs, self._provider)
 
