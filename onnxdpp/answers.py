@@ -24,6 +24,17 @@ from onnxdpp.accuracy import Tally, classes
 Array = NDArray[Any]
 
 
+def relative_l2(difference: float, before: float) -> float:
+    """From sums of squares: of what differs, and of the original; infinite where that alone is zero.
+
+    >>> relative_l2(1.0, 4.0), relative_l2(0.0, 0.0), relative_l2(1.0, 0.0)
+    (0.5, 0.0, inf)
+    """
+    if before > 0:
+        return math.sqrt(difference / before)
+    return math.inf if difference else 0.0
+
+
 @dataclass
 class Answers:
     """Running sums for one output of two models.
@@ -92,14 +103,12 @@ class Answers:
         relative = largest = cosine = math.nan
         if self._entries and not self.lost:
             largest = self._largest
+            relative = relative_l2(self._difference, self._before)
             if self._difference == 0:
-                relative = 0.0
                 cosine = 1.0 if self._before > 0 else math.nan
-            elif self._before > 0:
-                relative = math.sqrt(self._difference / self._before)
-                if self._after > 0:
-                    cosine = self._product / math.sqrt(self._before) / math.sqrt(self._after)
-                    cosine = max(-1.0, min(1.0, cosine))
+            elif self._before > 0 and self._after > 0:
+                cosine = self._product / math.sqrt(self._before) / math.sqrt(self._after)
+                cosine = max(-1.0, min(1.0, cosine))
         figures = {"relative_l2": relative, "max_abs": largest, "cosine": cosine}
         return {name: value if math.isfinite(value) else None for name, value in figures.items()} | {
             "agreement": agreement

@@ -29,6 +29,7 @@ from onnxdpp.graph.model import model_info, save_model
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
+from onnxdpp.job import Job
 from onnxdpp.labelled import classification_error, open_labelled
 from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
@@ -37,7 +38,6 @@ from onnxdpp.polishing import polished
 from onnxdpp.pruning import execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
 from onnxdpp.rivals import rivalled, told
-from onnxdpp.sensitivity import Sensitivity
 from onnxdpp.sizing import expected_sizes
 from onnxdpp.sweeping import swept
 from onnxdpp.verifying import Verdict
@@ -257,48 +257,49 @@ def prune(
     todo = plan(graph, options)
     where, notices = choose_provider(provider)
     inputs = input_specs(graph.model)
-    batches = open_batches(calib, inputs, batch_size=batch_size, max_rows=max_rows, seed=seed)
+    size, seed = options.batch_size, options.seed
+    batches = open_batches(calib, inputs, batch_size=size, max_rows=options.max_rows, seed=seed)
     if mask is not None and mask not in (known := [spec.name for spec in inputs]):
         raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
     trial = None
     if data is not None:
-        trial = Trial(open_labelled(data, inputs, labels, batch_size=batch_size, seed=seed), labels, held_out=False)
+        trial = Trial(open_labelled(data, inputs, labels, batch_size=size, seed=seed), labels)
     elif limits.on_answers and batches.rows < HELD_OUT:
         raise UsageError(f"Of {batches.rows} calibration rows none can be held out for a gate. Give more, or --data.")
-    elif limits.on_answers or min_speedup is not None:
-        trial = Trial(batches, None, held_out=limits.on_answers)
-    felt = Sensitivity(graph, batches, where, mask)
+    elif limits.on_answers:
+        trial = Trial(batches, held_out=True)
+    job = Job.of(graph, options, batches, where, progress)
     if options.has_goal:
-        todo = allocate(graph, todo, options, batches, where, progress, felt)
-    chosen, rivals = rivalled(graph, todo, options, batches, where, progress, felt)
+        todo = allocate(job, todo)
+    job, rivals = rivalled(job, todo)
     if line := told(rivals):
         notices.append(line)
-    steps = (chosen, batches, where, progress)
     hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
-        _, results, _ = execute(graph, todo, *steps, Scratch(active=False), felt, hold_out=True)
-        todo, gained = swept(graph, todo, results, *steps, felt)
+        _, results, _ = execute(job, todo, hold_out=True)
+        todo, gained = swept(job, todo, results)
         notices.append(gained)
     seen = _details(options) if details else None
     watch = None if seen is None else seen.watch
-    pruned, results, left = execute(graph, todo, *steps, scratch, felt, hold_out=hold_out, watch=watch)
+    pruned, results, left = execute(job, todo, scratch=scratch, hold_out=hold_out, watch=watch)
     if options.polish:
-        pruned, gained = polished(graph, pruned, todo, options, batches, where, progress, scratch)
+        pruned, gained = polished(job, pruned, todo, scratch)
         notices.append(gained)
     check_model(pruned, "the pruned model")
     after = Graph(pruned, folder)
     discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
+    if trial is None and min_speedup is not None:
+        trial = Trial(batches, known=discrepancy)
     tried, told_of_it = (
         (None, []) if trial is None else trial.run(graph, after, where, min_speedup is not None, progress)
     )
     if seen is not None:
         seen.compare(graph, pruned, batches, where)
     first = next(iter(batches))
-    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left)]
+    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left), *job.sensitivity.notices]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
-    if data is not None:
-        notices += [notice for notice in told_of_it if notice not in notices]
+    notices += [notice for notice in told_of_it if notice not in notices]
     report = Report(
         before=size_of(graph, info, macs_per_row(graph, first, where)),
         after=size_of(after, model_info(pruned, folder), macs_per_row(after, first, where)),
@@ -381,9 +382,9 @@ def inspect(
     if layers and (verify or calib is not None):
         where, told = choose_provider(provider)
         source = "random:8" if calib is None else calib
-        batches = open_batches(source, input_specs(graph.model), max_rows=max_rows, seed=seed)
+        batches = open_batches(source, input_specs(graph.model), max_rows=options.max_rows, seed=options.seed)
         if verify:
-            tested = check_layers(graph, layers, next(iter(batches)), where, seed, progress)
+            tested = check_layers(graph, layers, next(iter(batches)), where, options.seed, progress)
             verdicts = {part.name: part for part in tested}
         if calib is not None:
             sizes, failed = expected_sizes(graph, layers, options, batches, where, progress)
@@ -476,7 +477,7 @@ def compare_methods(
     graph = Graph(in_order(proto), folder)
     where, notices = choose_provider(provider)
     inputs = input_specs(graph.model)
-    batches = open_batches(calib, inputs, max_rows=max_rows)
+    batches = open_batches(calib, inputs, max_rows=options.max_rows)
     judged = batches
     if data is not None:
         judged = open_labelled(data, inputs, labels)
@@ -496,13 +497,15 @@ def compare_methods(
     unpruned = error(graph.model)
     if math.isnan(unpruned):
         raise UsageError("The model has no output that can be compared. Give --data and --labels.")
-    runs, failed = make_runs(graph, question, options, batches, error, where, progress, hold_out=data is None)
-    notices += [*batches.notices, *(() if data is None else judged.notices), *failed]
+    job = Job.of(graph, options, batches, where, progress)
+    runs, told = make_runs(job, question, error, hold_out=data is None)
+    notices += [*batches.notices, *(() if data is None else judged.notices), *told]
     given = {
         "calib": named(calib), "data": None if data is None else named(data), "labels": labels,
         "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,
-        "match": match, "kernel": kernel, "beta": "auto" if beta is None else beta, "epsilon": epsilon, "refit": refit,
-        "layers": _listed(layers), "skip": _listed(skip), "max_rows": max_rows,
+        "match": match, "kernel": kernel, "beta": "auto" if beta is None else options.beta,
+        "epsilon": options.epsilon, "refit": refit, "layers": [pattern for pattern, _ in options.layers],
+        "skip": list(options.skip), "max_rows": options.max_rows,
     }  # fmt: skip
     return Comparison(
         model=size_of(graph, info, None),

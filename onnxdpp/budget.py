@@ -26,19 +26,18 @@ from onnxdpp.algebra.neurons import Inputs, through
 from onnxdpp.algebra.tableau import error_curve
 from onnxdpp.errors import UsageError
 from onnxdpp.evaluation import compare, macs_by_node, parameters
-from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
+from onnxdpp.graph.batches import HELD_OUT, Batch
 from onnxdpp.graph.calibration import cores
 from onnxdpp.graph.index import Graph, Use
 from onnxdpp.graph.layers import Layer
 from onnxdpp.graph.model import model_info
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.rewriting import Edits, apply, current, sliced
-from onnxdpp.graph.scratch import Scratch
+from onnxdpp.job import Job
 from onnxdpp.observation import observe, readings_of
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan
-from onnxdpp.pruning import Progress, execute, with_intercepts
-from onnxdpp.sensitivity import Sensitivity
+from onnxdpp.pruning import execute, with_intercepts
 
 STEPS = 1000
 """How many steps lead from a whole layer to one neuron of it, at most."""
@@ -104,53 +103,39 @@ def weighing(layers: Sequence[Layer], weights: Mapping[Use, float]) -> Weighing:
     return Weighing(tuple(layers), [(weight, axes.get(use, [])) for use, weight in weights.items()])
 
 
-def allocate(
-    graph: Graph,
-    todo: Plan,
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    sensitivity: Sensitivity,
-) -> Plan:
+def allocate(job: Job, todo: Plan) -> Plan:
     """The plan that reaches the goal of the options.
 
     Parameters
     ----------
-    graph : Graph
-        The original.
+    job : Job
+        Its options have a goal.
     todo : Plan
         Which layers may be pruned.
-    options : Options
-        With a goal.
-    batches : Batches
-    provider : {"cpu", "cuda"}
-    progress : callable (text, fraction)
-    sensitivity : Sensitivity
-        Of the original; asked only where the options want it.
 
     Raises
     ------
     UsageError
         If the goal cannot be reached: with the figure that can.
     """
+    options = job.options
     if options.unit == "edge":
-        return _edges(graph, todo, options, batches, provider, progress, sensitivity)
+        return _edges(job, todo)
     layers = [target.part for target in todo.targets if isinstance(target.part, Layer)]
-    first = next(iter(batches))
+    first = next(iter(job.batches))
     # What is to be small is the model as it will be, with the biases that the refit puts in.
-    base, whole = with_intercepts(graph, todo, options)
+    base, whole = with_intercepts(job, todo)
     own = [target.part for target in whole.targets if isinstance(target.part, Layer)]
     if options.allocation == "uniform":
         path = _uniform(layers, options)
     else:
-        macs = None if options.target_macs is None else macs_by_node(base, first, provider) or {}
-        curves = _curves(graph, layers, options, batches, provider, progress, sensitivity)
-        effects = _effects(graph, todo, curves, options, batches, provider, progress, sensitivity)
+        macs = None if options.target_macs is None else macs_by_node(base, first, job.provider) or {}
+        curves = _curves(job, layers)
+        effects = _effects(job, todo, curves)
         path = _measured(own, curves, effects, weighing(own, _weights(base, own, macs)))
     if options.target_discrepancy is not None:
-        return _good_enough(graph, path, todo, options, batches, provider, progress, sensitivity)
-    goal, size, unit = _goal(graph, options, first, provider)
+        return _good_enough(job, path, todo)
+    goal, size, unit = _goal(job, first)
 
     def weight(counts: Counts) -> int:
         return size(_cut(base, own, counts))
@@ -161,29 +146,21 @@ def allocate(
     return _planned(todo, counts)
 
 
-def _edges(
-    graph: Graph,
-    todo: Plan,
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    sensitivity: Sensitivity,
-) -> Plan:
+def _edges(job: Job, todo: Plan) -> Plan:
     """The same fraction of the edges into every output: as many as may be weights other than zero, or as are needed."""
     parts = [target.part for target in todo.targets if isinstance(target.part, Projection)]
-    path = _uniform(parts, options)
-    if options.target_discrepancy is not None:
-        return _good_enough(graph, path, todo, options, batches, provider, progress, sensitivity)
-    goal = float(options.target_parameters or 0.0) * parameters(graph.model, graph.folder)[0]
-    return _planned(todo, _light_enough(path, weight_of_edges(graph, todo, options), goal, "parameters"))
+    path = _uniform(parts, job.options)
+    if job.options.target_discrepancy is not None:
+        return _good_enough(job, path, todo)
+    goal = float(job.options.target_parameters or 0.0) * parameters(job.graph.model, job.graph.folder)[0]
+    return _planned(todo, _light_enough(path, weight_of_edges(job, todo), goal, "parameters"))
 
 
-def weight_of_edges(graph: Graph, todo: Plan, options: Options) -> Callable[[Counts], int]:
+def weight_of_edges(job: Job, todo: Plan) -> Callable[[Counts], int]:
     """How many parameters may be other than zero, once each output of a projection keeps so many of its edges."""
-    base, todo = with_intercepts(graph, todo, options)
+    base, todo = with_intercepts(job, todo)
     parts = [target.part for target in todo.targets if isinstance(target.part, Projection)]
-    whole = parameters(base.model, graph.folder)[0]
+    whole = parameters(base.model, base.folder)[0]
     return lambda counts: whole - sum((part.n - k) * part.m for k, part in zip(counts, parts, strict=True))
 
 
@@ -213,10 +190,9 @@ def _filled(counts: Counts, layers: Sequence[Layer], fits: Callable[[Counts], bo
     return counts
 
 
-def _goal(
-    graph: Graph, options: Options, batch: Batch, provider: str
-) -> tuple[float, Callable[[ModelProto], int], str]:
+def _goal(job: Job, batch: Batch) -> tuple[float, Callable[[ModelProto], int], str]:
     """What is to be reached, how it is measured, and what it is called."""
+    graph, options = job.graph, job.options
     if options.target_bytes is not None:
         return float(options.target_bytes), lambda model: model_info(model, graph.folder).bytes, "bytes"
     if options.target_parameters is not None:
@@ -225,7 +201,7 @@ def _goal(
     assert options.target_macs is not None
 
     def macs(model: ModelProto) -> int:
-        return sum((macs_by_node(Graph(model, graph.folder), batch, provider) or {}).values()) // batch.rows
+        return sum((macs_by_node(Graph(model, graph.folder), batch, job.provider) or {}).values()) // batch.rows
 
     return options.target_macs * macs(graph.model), macs, "MACs"
 
@@ -244,31 +220,20 @@ def _bisect(count: int, reached: Callable[[int], bool]) -> int | None:
     return high
 
 
-def _good_enough(
-    graph: Graph,
-    path: Sequence[Counts],
-    todo: Plan,
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    sensitivity: Sensitivity,
-) -> Plan:
+def _good_enough(job: Job, path: Sequence[Counts], todo: Plan) -> Plan:
     """The smallest model on the path whose worst output is near enough on rows that were not fitted."""
-    if batches.rows < HELD_OUT:
+    goal, rows = float(job.options.target_discrepancy or 0.0), job.batches.rows
+    if rows < HELD_OUT:
         raise UsageError(
-            f"target_discrepancy is judged on every fifth row, and there are {batches.rows}. Give more, or a keep."
+            f"target_discrepancy is judged on every fifth row, and there are {rows}. Give more, or a keep."
         )
 
     def too_far(index: int) -> bool:
-        model, _, _ = execute(
-            graph, _planned(todo, path[index]), options, batches, provider, progress, Scratch(active=False),
-            sensitivity, hold_out=True,
-        )  # fmt: skip
-        worst = compare(graph, model, batches, provider, held_out=True).worst
+        model, _, _ = execute(job, _planned(todo, path[index]), hold_out=True)
+        worst = compare(job.graph, model, job.batches, job.provider, held_out=True).worst
         if math.isnan(worst):
             raise UsageError("target_discrepancy finds no output to compare. Give a keep instead.")
-        return worst > float(options.target_discrepancy or 0.0)
+        return worst > goal
 
     # Coarsely, so that the whole takes a handful of runs.
     grid = sorted({round(place) for place in np.linspace(0, len(path) - 1, 65)})
@@ -276,7 +241,7 @@ def _good_enough(
     best = grid[-1] if place is None else grid[place - 1] if place else None
     if best is None:
         raise UsageError(
-            f"Even the whole model, refitted, is further than {options.target_discrepancy} from the original on the "
+            f"Even the whole model, refitted, is further than {goal} from the original on the "
             "rows held out. Give more rows, or ask for less."
         )
     return _planned(todo, path[best])
@@ -347,24 +312,17 @@ def _next(layer: Layer, count: int) -> int:
     return max(layer.least, count - max(1, layer.n // STEPS))
 
 
-def _curves(
-    graph: Graph,
-    layers: Sequence[Layer],
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    sensitivity: Sensitivity,
-) -> list[NDArray[np.float64]]:
+def _curves(job: Job, layers: Sequence[Layer]) -> list[NDArray[np.float64]]:
     """For each layer (n + 1,): the error of its refit with the best k of its neurons, the others whole."""
+    graph, options = job.graph, job.options
     curves = []
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
         for layer in layers:
             wanted = readings_of(graph, layer, options.memory)
-            roots = sensitivity.roots(wanted) if options.sensitivity else None
+            roots = job.sensitivity.roots(wanted, layer.name) if options.sensitivity else None
             observed, _ = observe(
-                graph, graph, wanted, batches, provider, options, executor,
-                partial(progress, f"curve of {layer.name}"), layer.name, between=roots is not None,
+                graph, graph, wanted, job.batches, job.provider, options, executor,
+                partial(job.progress, f"curve of {layer.name}"), layer.name, between=roots is not None,
             )  # fmt: skip
             curves.append(_curve(through(observed, roots), layer, options))
     return curves
@@ -383,19 +341,10 @@ def _curve(observed: Sequence[Inputs], layer: Layer, options: Options) -> NDArra
     return error_curve(observed, layer.n, options.rule.form, least=layer.least, sections=sections)
 
 
-def _effects(
-    graph: Graph,
-    todo: Plan,
-    curves: Sequence[NDArray[np.float64]],
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    sensitivity: Sensitivity,
-) -> list[float]:
+def _effects(job: Job, todo: Plan, curves: Sequence[NDArray[np.float64]]) -> list[float]:
     """What an error of one at a layer's consumers does to the outputs, squared: measured by pruning it alone."""
     effects = []
-    alone = replace(options, method="dpp", swaps=0)
+    alone = replace(job, options=replace(job.options, method="dpp", swaps=0))
     for target, curve in zip(todo.targets, curves, strict=True):
         least = target.part.least if isinstance(target.part, Layer) else 1
         harmed = np.flatnonzero(curve[: target.part.n] - curve[-1] >= PROBE * (curve[least] - curve[-1]))
@@ -404,8 +353,8 @@ def _effects(
             effects.append(0.0)
             continue
         plan = replace(todo, targets=(replace(target, k=k),))
-        model, _, _ = execute(graph, plan, alone, batches, provider, progress, Scratch(active=False), sensitivity)
-        effects.append(compare(graph, model, batches, provider).worst ** 2 / float(curve[k] - curve[-1]))
+        model, _, _ = execute(alone, plan)
+        effects.append(compare(job.graph, model, job.batches, job.provider).worst ** 2 / float(curve[k] - curve[-1]))
     # Where outputs cannot be compared, or are zero in the original, errors count as much as the worst that is known.
     known = max((effect for effect in effects if math.isfinite(effect)), default=0.0) or 1.0
     return [effect if math.isfinite(effect) else known for effect in effects]

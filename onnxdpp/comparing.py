@@ -16,15 +16,14 @@ from onnxdpp.algebra.selection import METHODS
 from onnxdpp.curves import Run
 from onnxdpp.errors import DataError, ModelError, UsageError
 from onnxdpp.evaluation import parameters
-from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.external import has_external_data
-from onnxdpp.graph.index import Graph
 from onnxdpp.graph.scratch import Scratch
+from onnxdpp.job import Job
 from onnxdpp.matching import matched
-from onnxdpp.options import UNITS, Options
+from onnxdpp.options import UNITS
 from onnxdpp.planning import Plan, plan
-from onnxdpp.pruning import Progress, execute
-from onnxdpp.sensitivity import Sensitivity
+from onnxdpp.pruning import execute
+from onnxdpp.rivals import rivalled
 
 KEEPS = (0.9, 0.7, 0.5, 0.3, 0.1, 0.05, 0.02)
 REPEAT = 5
@@ -109,78 +108,61 @@ def parse_keeps(text: str) -> tuple[float, ...]:
 
 
 def make_runs(
-    graph: Graph,
-    question: Question,
-    options: Options,
-    batches: Batches,
-    measure: Callable[[ModelProto], float],
-    provider: str,
-    progress: Progress,
-    *,
-    hold_out: bool,
+    job: Job, question: Question, measure: Callable[[ModelProto], float], *, hold_out: bool
 ) -> tuple[list[Run], list[str]]:
     """Prune the model again and again.
 
     Parameters
     ----------
-    graph : Graph
-        The original.
+    job : Job
+        Its options are what all runs have in common.
     question : Question
-    options : Options
-        What all runs have in common.
-    batches : Batches
-        Calibration data.
     measure : callable
         The error of a pruned model.
-    provider : {"cpu", "cuda"}
-    progress : callable (text, fraction)
     hold_out : bool
         Whether every fifth row stays out of all fits.
 
     Returns
     -------
     list of Run, list of str
-        In the order of unit, method, keep, seed; and which of them failed, and why.
+        In the order of unit, method, keep, seed; and which of them failed, and why, among other notices.
 
     Raises
     ------
     ModelError, DataError
         Why the last run failed, if all did.
     """
-    felt = Sensitivity(graph, batches, provider, options.mask)
-    plans = dict(_plans(graph, question, options, batches, provider, felt))
+    quiet = replace(job, progress=lambda text, fraction: None)
+    plans = dict(_plans(quiet, question))
     runs: list[Run] = []
     failed: list[tuple[str, ModelError | DataError]] = []
     for unit, method, keep, seed in (cells := question.cells):
         what = f"{unit} {method} keep {keep:g} seed {seed}"
-        progress(what, len(runs) / len(cells))
+        job.progress(what, len(runs) / len(cells))
         started = time.perf_counter()
         todo, size, error = plans[unit, keep], None, None
         weighed = method == "auto" and unit == "neuron"
-        own = replace(options, keep=keep, unit=unit, method=method, seed=seed, sensitivity=weighed)
-        scratch = Scratch(active=has_external_data(graph.model))
+        own = replace(job.options, keep=keep, unit=unit, method=method, seed=seed, sensitivity=weighed)
+        scratch = Scratch(active=has_external_data(job.graph.model))
         try:
-            model, _, _ = execute(
-                graph, todo, own, batches, provider, lambda *_: None, scratch, felt, hold_out=hold_out
-            )
+            chosen, _ = rivalled(replace(quiet, options=own), todo)
+            model, _, _ = execute(chosen, todo, scratch=scratch, hold_out=hold_out)
             error = measure(model)
-            size = parameters(model, graph.folder)[1]
+            size = parameters(model, job.graph.folder)[1]
         except (ModelError, DataError) as caught:
             failed.append((what, caught))
         kept = {target.name: target.k for target in todo.targets}
         runs.append(Run(unit, method, keep, seed, kept, size, error, time.perf_counter() - started))
     if len(failed) == len(runs):
         raise failed[-1][1]
-    return runs, [f"The run {what} failed: {caught}" for what, caught in failed]
+    return runs, [*(f"The run {what} failed: {caught}" for what, caught in failed), *job.sensitivity.notices]
 
 
-def _plans(
-    graph: Graph, question: Question, options: Options, batches: Batches, provider: str, felt: Sensitivity
-) -> Iterator[tuple[tuple[str, float], Plan]]:
+def _plans(job: Job, question: Question) -> Iterator[tuple[tuple[str, float], Plan]]:
     """What stays, for each unit and keep: made before the first run, so that what cannot be is known early."""
     for keep in question.keeps:
-        own = {unit: replace(options, keep=keep, unit=unit) for unit in question.units}
-        todo = {unit: plan(graph, own[unit]) for unit in question.units}
+        own = {unit: replace(job.options, keep=keep, unit=unit) for unit in question.units}
+        todo = {unit: plan(job.graph, own[unit]) for unit in question.units}
         if question.match is not None:
-            todo["neuron"] = matched(graph, todo["neuron"], todo["edge"], own["neuron"], batches, provider, felt)
+            todo["neuron"] = matched(replace(job, options=own["neuron"]), todo["neuron"], todo["edge"])
         yield from (((unit, keep), found) for unit, found in todo.items())

@@ -130,9 +130,8 @@ class Details:
     def compare(self, original: Graph, pruned: ModelProto, batches: Batches, provider: str) -> None:
         """Run both models over all rows once more, for how far each row of each float output moves."""
         before, after = (Session(model, provider, original.folder) for model in (original.model, pruned))
-        places = {
-            name: place for place, (name, _, _) in enumerate(before.outputs) if name not in original.random_values
-        }
+        left_out = original.random_values | original.counting_values
+        places = {name: place for place, (name, _, _) in enumerate(before.outputs) if name not in left_out}
         gaps: dict[str, list[Distances]] = {name: [] for name in places}
         powers = dict.fromkeys(places, 0.0)
         for batch in batches:

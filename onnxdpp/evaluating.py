@@ -9,8 +9,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from onnxdpp.errors import MachineError, UsageError
-from onnxdpp.evaluation import differences, macs_per_row
+from onnxdpp.errors import DataError, MachineError, UsageError
+from onnxdpp.evaluation import Discrepancy, differences, macs_per_row
 from onnxdpp.footprint import compressed, peak_memory
 from onnxdpp.gates import Limits, verdicts
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, input_specs
@@ -86,7 +86,7 @@ def evaluate(
         All of them OnnxdppError; see `onnxdpp.errors`.
     """
     started = time.perf_counter()
-    Options("auto", seed=seed, provider=provider, batch_size=batch_size, max_rows=max_rows)  # checks them
+    checked = Options("auto", seed=seed, provider=provider, batch_size=batch_size, max_rows=max_rows)
     if not isinstance(threads, int) or threads < 1:
         raise UsageError(f"threads is {threads!r}; it must be a whole number, at least 1.")
     limits = Limits(
@@ -101,13 +101,15 @@ def evaluate(
     one, other = (Session(graph.model, where, graph.folder) for graph in (before, after))
     check_interface(one, other)
     inputs = joint(input_specs(before.model), input_specs(after.model))
-    batches = open_labelled(data, inputs, labels, batch_size=batch_size, max_rows=max_rows, seed=seed)
+    rows = {"batch_size": checked.batch_size, "max_rows": checked.max_rows, "seed": checked.seed}
+    batches = open_labelled(data, inputs, labels, **rows)
     found = differences(
         one,
         other,
         batches,
         counting(progress, "compare", batches.rows),
         random_values=before.random_values | after.random_values,
+        counting_values=before.counting_values | after.counting_values,
         labels=labels,
     )
     del one, other
@@ -116,7 +118,8 @@ def evaluate(
     notices += [*batches.notices, *found.notices]
     if batches.random:
         notices.append(RANDOM)
-    latencies = latencies_of(before, after, batches, first, where, threads, progress) if latency else []
+    latencies, told = latencies_of(before, after, batches, first, where, threads, progress) if latency else ([], [])
+    notices += told
     with tempfile.TemporaryDirectory(prefix="onnxdpp-") as folder:
         stored = ((original, before, "original"), (pruned, after, "pruned"))
         files = [_files(model, graph, Path(folder) / name / "model.onnx") for model, graph, name in stored]
@@ -142,8 +145,8 @@ def evaluate(
         notices=notices,
         options={
             "original": named(original), "pruned": named(pruned), "data": named(data), "labels": labels,
-            "provider": provider, "batch_size": batch_size, "max_rows": max_rows, "seed": seed, "threads": threads,
-            "latency": latency, "memory": memory, **limits.as_given(None if baseline is None else named(baseline)),
+            "provider": provider, **rows, "threads": threads, "latency": latency, "memory": memory,
+            **limits.as_given(None if baseline is None else named(baseline)),
         },
         versions=versions(),
         seconds=time.perf_counter() - started,
@@ -163,32 +166,37 @@ class Trial:
         Which of the feeds are no input, but the classes of the rows.
     held_out : bool
         Every fifth row of `batches`, and not all of them: those that are not fitted.
+    known : Discrepancy or None
+        Where the rows are those that were fitted: what was found on them already.
     """
 
     batches: Batches
-    labels: str | None
-    held_out: bool
+    labels: str | None = None
+    held_out: bool = False
+    known: Discrepancy | None = None
 
     def run(
         self, before: Graph, after: Graph, provider: str, latency: bool, progress: Progress
     ) -> tuple[dict[str, Any], list[str]]:
         """The ``evaluation`` of a report, and notices: answers, accuracy and, if asked for, latency on one thread."""
-        found = differences(
+        found = self.known or differences(
             Session(before.model, provider, before.folder),
             Session(after.model, provider, after.folder),
             self.batches,
             counting(progress, "evaluate", self.batches.rows),
             random_values=before.random_values,
+            counting_values=before.counting_values,
             labels=self.labels,
             held_out=self.held_out,
         )
         first = next(iter(self.batches))
-        timed = latencies_of(before, after, self.batches, first, provider, 1, progress) if latency else []
-        notices = [*self.batches.notices, *found.notices]
-        if self.batches.random:
+        timed, told = latencies_of(before, after, self.batches, first, provider, 1, progress) if latency else ([], [])
+        notices = [*self.batches.notices, *found.notices, *told]
+        if self.batches.random and not self.held_out and self.known is None:  # else they are the calibration rows
             notices.append(RANDOM)
         return {
             "held_out": self.held_out,
+            "fitted": self.known is not None,
             "rows": self.batches.rows // HELD_OUT if self.held_out else self.batches.rows,
             "discrepancy": found.outputs,
             "accuracy": found.accuracy,
@@ -204,8 +212,8 @@ def check_labels(limits: Limits, labels: str | None) -> None:
 
 def latencies_of(
     before: Graph, after: Graph, batches: Batches, batch: Batch, provider: str, threads: int, progress: Progress
-) -> list[Latency]:
-    """Latency for one row, where the model takes one, and for the batch."""
+) -> tuple[list[Latency], list[str]]:
+    """Latency for one row, where the models take one, and for the batch; and a notice where they do not."""
 
     def pair(batch: Batch) -> Callable[[bool], tuple[Callable[[], object], Callable[[], object]]]:
         def sessions(second_first: bool) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -216,14 +224,16 @@ def latencies_of(
 
         return sessions
 
-    sizes = [batch]
-    if not batches.fixed and batch.rows > 1:
-        sizes.insert(0, Batch({name: array[:1] for name, array in batch.feeds.items()}, batch.first, 1))
-    found = []
-    for part in sizes:
-        told = f"latency, {part.rows} rows"
-        found.append(interleaved(pair(part), part.rows, partial(progress, told)))
-    return found
+    def timed(batch: Batch) -> Latency:
+        return interleaved(pair(batch), batch.rows, partial(progress, f"latency, {batch.rows} rows"))
+
+    if batches.fixed or batch.rows == 1:
+        return [timed(batch)], []
+    try:
+        one = timed(Batch({name: array[:1] for name, array in batch.feeds.items()}, batch.first, 1))
+    except DataError as error:  # what is declared free may be fixed inside
+        return [timed(batch)], [f"There is no latency of one row, which the models do not take: {error}"]
+    return [one, timed(batch)], []
 
 
 def _opened(model: Model) -> tuple[Graph, FileInfo]:

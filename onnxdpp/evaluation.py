@@ -1,5 +1,6 @@
 """Two models, one data set: what they cost and how far their answers lie apart."""
 
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +121,8 @@ class Discrepancy:
 
         Infinite where the original is zero and the other is not; NaN where nothing was compared.
         """
-        return max(map(_distance, self.outputs.values()), default=float("nan"))
+        distances = map(_distance, self.outputs.values())
+        return max((distance for distance in distances if not math.isnan(distance)), default=float("nan"))
 
 
 def _distance(found: Mapping[str, float | None]) -> float:
@@ -166,8 +168,9 @@ def compare(
     if (before.inputs, before.outputs) != (after.inputs, after.outputs):
         raise ModelError("The pruned model would have other inputs or outputs than the original.")
     return differences(
-        before, after, batches, progress, random_values=original.random_values, held_out=held_out, finite=True
-    )
+        before, after, batches, progress,
+        random_values=original.random_values, counting_values=original.counting_values, held_out=held_out, finite=True,
+    )  # fmt: skip
 
 
 def differences(
@@ -177,6 +180,7 @@ def differences(
     progress: Callable[[int], None] = lambda rows: None,
     *,
     random_values: Collection[str] = (),
+    counting_values: Collection[str] = (),
     labels: str | None = None,
     held_out: bool = False,
     finite: bool = False,
@@ -192,6 +196,8 @@ def differences(
         Told the number of rows of each batch.
     random_values : collection of str
         Outputs of these names are not compared.
+    counting_values : collection of str
+        Nor are those of these names, once they have another shape in the other model.
     labels : str, optional
         Which of the feeds are no input, but the classes of the rows.
     held_out : bool
@@ -223,6 +229,13 @@ def differences(
                 continue
             a, b = old[place], new[places[name]]
             classes = None if labels is None else batch.feeds[labels]
+            if a.shape != b.shape and name in counting_values:
+                del found[name]
+                result.notices.append(
+                    f"Output {quoted(name)} is {a.shape} in the original, {b.shape} in the pruned model for the same "
+                    "rows, and is not compared."
+                )
+                continue
             if a.shape != b.shape or a.dtype != b.dtype:
                 raise ModelError(
                     f"Output {quoted(name)} is {b.dtype} {b.shape} in the pruned model, {a.dtype} {a.shape} in the "

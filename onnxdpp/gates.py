@@ -15,6 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from onnxdpp.errors import UsageError
+from onnxdpp.report import plain
 
 SLACK = 1.01
 """How far a discrepancy may be above an earlier one."""
@@ -49,7 +50,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, (low, high) in RANGES.items():
-            value = getattr(self, name)
+            value = plain(getattr(self, name))
+            object.__setattr__(self, name, value)
             if value is None:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
@@ -96,7 +98,11 @@ def figures(report: Mapping[str, Any]) -> Figures:
     """The figures of a report: of its worst output, of its slowest batch."""
     tried = report.get("evaluation") or report
     outputs, accuracies = tried.get("discrepancy", {}).values(), tried.get("accuracy", {}).values()
-    distances = [part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"]) for part in outputs]
+    distances = [
+        part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"])
+        for part in outputs
+        if "relative_l2" in part or part["agreement"] is not None  # else it never had an entry
+    ]
     agreements = [part["agreement"] for part in outputs if part.get("agreement") is not None]
     speeds = [part["before"] / part["after"] for part in tried.get("latency", ())]
     sizes = [report["model"][side]["bytes"] for side in ("before", "after")]

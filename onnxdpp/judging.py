@@ -14,10 +14,12 @@ from onnx import ModelProto
 from scipy.special import log_softmax
 
 from onnxdpp.algebra.moments import Matrix
+from onnxdpp.answers import relative_l2
 from onnxdpp.errors import OnnxdppError
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
+from onnxdpp.graph.inputs import shaped_alike
 from onnxdpp.graph.samples import picked, spread, stacked
 from onnxdpp.graph.taps import covers
 
@@ -34,13 +36,21 @@ class Judgement:
     Attributes
     ----------
     discrepancy : float
-        Relative L2 of the worst float output; infinite where one is not finite.
+        Relative L2 of the worst float output; infinite where one is not finite, or zero in the original alone.
     divergence : float or None
         Mean Kullback-Leibler divergence in nats, over the outputs that may be scores of classes; None without any.
+    rest : float
+        Where an output is zero in the original alone: relative L2 of the worst of the others.
     """
 
     discrepancy: float
     divergence: float | None
+    rest: float = np.inf
+
+    @property
+    def distance(self) -> tuple[float, float]:
+        """What models are ordered by."""
+        return self.discrepancy, self.rest
 
 
 class Judge:
@@ -75,20 +85,23 @@ class Judge:
             return self._compared(before, after)
 
     def _compared(self, before: Sequence[Matrix], after: Sequence[Matrix]) -> Judgement | None:
-        squares, wholes, divergences = np.zeros(len(before)), np.zeros(len(before)), []
-        for number, (old, new) in enumerate(zip(before, after, strict=True)):
+        distances, divergences = [], []
+        for old, new in zip(before, after, strict=True):
             sound = np.isfinite(old)
             if old.shape != new.shape or not np.isfinite(new[sound]).all():
                 return Judgement(np.inf, None)
-            squares[number] = ((new[sound] - old[sound]) ** 2).sum()
-            wholes[number] = (old[sound] ** 2).sum()
-            if old.ndim == 2 and old.shape[1] > 1 and sound.all():
+            whole = float((old[sound] ** 2).sum())
+            if not np.isfinite(whole):
+                return None
+            if sound.any():
+                distances.append(relative_l2(float(((new[sound] - old[sound]) ** 2).sum()), whole))
+            if old.ndim == 2 and old.shape[1] > 1 and len(old) and sound.all():
                 divergences.append(_divergence(old, new))
-        used = wholes > 0
-        if not used.any() or not np.isfinite(wholes).all():
+        if not distances:
             return None
-        worst = float(np.sqrt(squares[used] / wholes[used]).max())
-        return Judgement(worst, float(np.sum(divergences)) if divergences else None)
+        worst = max(distances)
+        rest = np.inf if np.isfinite(worst) else max(filter(np.isfinite, distances), default=0.0)
+        return Judgement(worst, float(np.sum(divergences)) if divergences else None, rest)
 
     @cached_property
     def _original(self) -> list[Matrix] | None:
@@ -113,20 +126,25 @@ class Judge:
     def _outputs(self, model: ModelProto) -> list[Matrix]:
         """Of each float output all rows, one after the other; what has another shape in each batch is left out."""
         session = Session(model, self._provider, self._graph.folder)
-        random = self._graph.random_values
+        left_out = self._graph.random_values | self._graph.counting_values
         outputs = [
-            place for place, (name, kind, _) in enumerate(session.outputs) if _is_float(kind) and name not in random
+            place for place, (name, kind, _) in enumerate(session.outputs) if _is_float(kind) and name not in left_out
         ]
         found: list[list[Array]] = [[] for _ in outputs]
         for batch in self._rows:
             given = session.run(batch)
             for parts, place in zip(found, outputs, strict=True):
-                parts.append(self._held_out(given[place], batch))
+                parts.append(self._held_out(given[place], session.outputs[place][0], batch))
         return [_joined(parts) for parts in found if parts]
 
-    def _held_out(self, output: Array, batch: Batch) -> Array:
+    @cached_property
+    def _by_position(self) -> frozenset[str]:
+        """Outputs with one number for each entry of the mask."""
+        return frozenset() if self._mask is None else shaped_alike(self._graph.model, self._mask)
+
+    def _held_out(self, output: Array, name: str, batch: Batch) -> Array:
         mask = None if self._mask is None else batch.feeds[self._mask]
-        if mask is not None and not covers(mask, output):
+        if mask is not None and not covers(mask, output, whole=name in self._by_position):
             mask = None
         if self._batches.fixed and output.ndim and batch.rows > 1:
             held = rows_held_out(np.arange(len(output)), len(output), batch)
@@ -136,9 +154,10 @@ class Judge:
 
 def best_of(judgements: Sequence[Judgement]) -> int:
     """The number of the best."""
-    nearest = min(judgement.discrepancy for judgement in judgements)
-    close = [i for i, judgement in enumerate(judgements) if judgement.discrepancy <= CLOSE * nearest]
-    return min(close, key=lambda i: (judgements[i].divergence or 0.0, judgements[i].discrepancy, i))
+    discrepancy, rest = min(judgement.distance for judgement in judgements)
+    near = CLOSE * discrepancy, CLOSE * rest
+    close = [i for i, judgement in enumerate(judgements) if judgement.distance <= near]
+    return min(close, key=lambda i: (judgements[i].divergence or 0.0, judgements[i].distance, i))
 
 
 def _is_float(kind: str) -> bool:

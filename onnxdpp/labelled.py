@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
+from onnxdpp.accuracy import classes
 from onnxdpp.errors import DataError, UsageError
 from onnxdpp.graph.batches import Batches, open_batches
 from onnxdpp.graph.calibration import Session
@@ -56,25 +57,26 @@ def classification_error(graph: Graph, model: ModelProto, batches: Batches, labe
     provider : {"cpu", "cuda"}
     """
     session = Session(model, provider, graph.folder)
+    places = [place for place, (name, *_) in enumerate(session.outputs) if name not in graph.random_values]
     wrong = 0
     for batch in batches:
-        truth = batch.feeds[labels]
-        wrong += int((_classes(session.run(batch), truth) != truth).sum())
+        truth, outputs = batch.feeds[labels], session.run(batch)
+        wrong += int((_classes([outputs[place] for place in places], truth) != truth).sum())
     return wrong / batches.rows
 
 
 def _classes(outputs: Sequence[Array], truth: Array) -> Array:
-    """From the first output with a row of scores for each row of data; or else the first with a whole number."""
-    arrays = [array for array in outputs if isinstance(array, np.ndarray)]
-    for array in arrays:
-        if array.dtype.kind == "f" and array.ndim == 2 and len(array) == len(truth) and array.shape[1] > 1:
-            if not 0 <= truth.min() <= truth.max() < array.shape[1]:
-                raise DataError(
-                    f"The labels go from {truth.min()} to {truth.max()}, but the model tells {array.shape[1]} classes "
-                    "apart. Count them from 0."
-                )
-            return np.where(np.isfinite(array).all(1), array.argmax(1), -1)
-    for array in arrays:
-        if array.dtype.kind in "iu" and array.size == len(truth):
-            return array.reshape(len(truth))
+    """From the first output with scores for each row of data; or else the first with a whole number."""
+    arrays = [array for array in outputs if isinstance(array, np.ndarray) and array.dtype.kind in "fiub"]
+    for array in sorted(arrays, key=lambda array: array.dtype.kind != "f"):
+        found = classes(array)
+        if found is None or len(found) != len(truth):
+            continue
+        count = array[0].size
+        if array.dtype.kind == "f" and not 0 <= truth.min() <= truth.max() < count:
+            raise DataError(
+                f"The labels go from {truth.min()} to {truth.max()}, but the model tells {count} classes apart. "
+                "Count them from 0."
+            )
+        return found
     raise UsageError("Labels need an output with scores of at least two classes, or with a class, for each row.")

@@ -23,28 +23,18 @@ from dataclasses import replace
 
 from onnxdpp.budget import allocate, weight_of_edges
 from onnxdpp.evaluation import parameters
-from onnxdpp.graph.batches import Batches
-from onnxdpp.graph.index import Graph
-from onnxdpp.options import Options
+from onnxdpp.job import Job
 from onnxdpp.planning import Plan
-from onnxdpp.sensitivity import Sensitivity
 
 
-def matched(
-    graph: Graph, neurons: Plan, edges: Plan, options: Options, batches: Batches, provider: str, felt: Sensitivity
-) -> Plan:
+def matched(job: Job, neurons: Plan, edges: Plan) -> Plan:
     """The plan for neurons, with as many of them as weigh what a plan for edges leaves.
 
     Parameters
     ----------
-    graph : Graph
-        The original.
+    job : Job
+        With the options that `neurons` was planned with.
     neurons, edges : Plan
-    options : Options
-        That `neurons` was planned with.
-    batches : Batches
-    provider : {"cpu", "cuda"}
-    felt : Sensitivity
 
     Raises
     ------
@@ -53,7 +43,9 @@ def matched(
     """
     if all(target.k == target.part.n for target in edges.targets):
         return replace(neurons, targets=tuple(replace(target, k=target.part.n) for target in neurons.targets))
-    left = weight_of_edges(graph, edges, replace(options, unit="edge"))(tuple(target.k for target in edges.targets))
+    options, graph = job.options, job.graph
+    of_edges = replace(job, options=replace(options, unit="edge"))
+    left = weight_of_edges(of_edges, edges)(tuple(target.k for target in edges.targets))
     goal = replace(
         options,
         keep=None,
@@ -62,4 +54,4 @@ def matched(
         target_parameters=min(1.0, (left + 0.5) / parameters(graph.model, graph.folder)[0]),
         allocation="uniform",
     )
-    return allocate(graph, neurons, goal, batches, provider, lambda text, fraction: None, felt)
+    return allocate(replace(job, options=goal), neurons)

@@ -11,6 +11,7 @@ from typing import Any
 from onnxdpp.algebra.refit import FORMS
 from onnxdpp.algebra.selection import KERNELS, METHODS, PATTERNED, Rule, pattern_sizes
 from onnxdpp.errors import UsageError
+from onnxdpp.report import plain
 
 UNITS = ("neuron", "edge")
 PROVIDERS = ("auto", "cpu", "cuda")
@@ -51,6 +52,8 @@ class Options:
     apply: tuple[tuple[str, int, tuple[int, ...]], ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, plain(getattr(self, name)))
         goals = [name for name in GOALS if getattr(self, name) is not None]
         if (self.keep is not None) + (self.pattern is not None) + (self.apply is not None) + len(goals) != 1:
             wishes = ", ".join(name.replace("_", "-") for name in GOALS)

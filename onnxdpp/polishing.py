@@ -20,63 +20,48 @@ from threadpoolctl import threadpool_limits
 from onnxdpp.algebra.gauss_newton import steps
 from onnxdpp.derivatives import derivatives
 from onnxdpp.errors import OnnxdppError
-from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer
 from onnxdpp.graph.projections import Projection, find_projections
 from onnxdpp.graph.rewriting import Edits, apply, reweighted
 from onnxdpp.graph.scratch import Scratch
+from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
 from onnxdpp.observation import original_weights
-from onnxdpp.options import Options
 from onnxdpp.planning import Plan
-from onnxdpp.pruning import Progress
 
 LENGTHS = (1.0, 0.3)
 """Of each step: where the model is curved, a part of it may do better."""
 
 
-def polished(
-    graph: Graph,
-    pruned: ModelProto,
-    todo: Plan,
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    scratch: Scratch,
-) -> tuple[ModelProto, str]:
+def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tuple[ModelProto, str]:
     """A pruned model whose outputs are nearer to the original's, and one line on what was gained.
 
     Parameters
     ----------
-    graph : Graph
-        The original.
+    job : Job
+        `options.polish`: rounds at most; fewer where one gains nothing.
     pruned : ModelProto
         Not changed; returned as it is where nothing can be gained.
     todo : Plan
         What was pruned.
-    options : Options
-        `polish`: rounds at most; fewer where one gains nothing.
-    batches : Batches
-    provider : {"cpu", "cuda"}
-    progress : callable (text, fraction)
     scratch : Scratch
         Where new weights are put instead of into memory; it must outlive the result.
     """
-    judge = Judge(graph, batches, provider, options.mask)
+    judge = Judge(job.graph, job.batches, job.provider, job.options.mask)
     first = best = judge.judge(pruned)
     if first is None or best is None or not np.isfinite(first.discrepancy):
         return pruned, "Nothing could be polished: no output can be compared on rows held out."
+    rounds, folder = job.options.polish, job.graph.folder
     taken = tried = 0
     with threadpool_limits(1):
-        for number in range(options.polish):
+        for number in range(rounds):
             before = taken
-            names = [part.name for part in _movable(Graph(pruned, graph.folder), todo)]
+            names = [part.name for part in _movable(Graph(pruned, folder), todo)]
             for place, name in enumerate(names):
-                progress("polish", (number + place / len(names)) / options.polish)
-                now = Graph(pruned, graph.folder)
-                candidates = _candidates(graph, now, name, options, batches, provider)
+                job.progress("polish", (number + place / len(names)) / rounds)
+                now = Graph(pruned, folder)
+                candidates = _candidates(job, now, name)
                 nearest = None
                 for edits in candidates or ():
                     found = judge.judge(apply(now, edits))
@@ -108,19 +93,17 @@ def _movable(graph: Graph, todo: Plan) -> list[Projection]:
     return [part for part in find_projections(graph)[0] if part.name in names and part.patch is None]
 
 
-def _candidates(
-    original: Graph, graph: Graph, name: str, options: Options, batches: Batches, provider: str
-) -> list[Edits] | None:
+def _candidates(job: Job, graph: Graph, name: str) -> list[Edits] | None:
     """Edits that move one projection, from tame to bold; None where its derivatives cannot be had."""
     part = next(part for part in find_projections(graph)[0] if part.name == name)
     try:
-        found = derivatives(original, graph, part, batches, provider)
+        found = derivatives(job.graph, graph, part, job.batches, job.provider)
     except OnnxdppError:  # onnxruntime does not take the part behind by itself
         return None
     if found is None:
         return None
     weights = original_weights(graph, part)
-    free = weights != 0 if options.unit == "edge" else None
+    free = weights != 0 if job.options.unit == "edge" else None
     moved = []
     for matrix, bias in steps(*found, free, intercept=part.bias is not None):
         try:

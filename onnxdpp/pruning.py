@@ -27,7 +27,6 @@ from onnxdpp.algebra.moments import Matrix
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.refit import Fit, refit_neurons
 from onnxdpp.errors import DataError
-from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.biases import with_biases
 from onnxdpp.graph.calibration import cores
 from onnxdpp.graph.index import Graph
@@ -36,48 +35,28 @@ from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.rewriting import Edits, apply, reweighted, sliced, sliced_constant
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.walking import quoted
+from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
 from onnxdpp.observation import Reading, observe, original_weights, readings, readings_of, side_by_side
-from onnxdpp.options import Options
 from onnxdpp.planning import Plan, Target, plan
 from onnxdpp.report import LayerResult
-from onnxdpp.sensitivity import Sensitivity
 from onnxdpp.solving import Solution, Solver
 
-Progress: TypeAlias = Callable[[str, float], None]
 Watch: TypeAlias = Callable[[Target, Solution], None]
 Indices: TypeAlias = NDArray[np.intp]
 
 
 def execute(
-    graph: Graph,
-    todo: Plan,
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    scratch: Scratch,
-    sensitivity: Sensitivity,
-    *,
-    hold_out: bool = False,
-    watch: Watch | None = None,
+    job: Job, todo: Plan, *, scratch: Scratch | None = None, hold_out: bool = False, watch: Watch | None = None
 ) -> tuple[ModelProto, list[LayerResult], list[int]]:
     """Carry out a plan.
 
     Parameters
     ----------
-    graph : Graph
-        The original.
+    job : Job
     todo : Plan
-    options : Options
-    batches : Batches
-        Calibration data.
-    provider : {"cpu", "cuda"}
-    progress : callable (text, fraction)
-    scratch : Scratch
+    scratch : Scratch, optional
         Where pruned weights are put instead of into memory; it must outlive the result.
-    sensitivity : Sensitivity
-        Of the original; asked only where the options want it.
     hold_out : bool
         Whether every fifth row stays out of the fit to the end, so that the model can be judged on them.
     watch : callable (target, solution), optional
@@ -88,24 +67,24 @@ def execute(
     ModelProto, list of LayerResult, list of int
         The pruned model, what was done to each layer, and onto how many inputs its consumers were refitted at most.
     """
-    base, todo = with_intercepts(graph, todo, options)
+    base, todo = with_intercepts(job, todo)
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
-        run = _Run(base, options, batches, provider, executor, progress, scratch, sensitivity, hold_out, watch)
+        run = _Run(job, base, executor, scratch or Scratch(active=False), hold_out, watch)
         run.decide(todo.targets)
         outcomes = [run.prune(target) for target in todo.targets]
-        if options.refit != "none" and options.unit == "neuron":
+        if job.options.refit != "none" and job.options.unit == "neuron":
             run.refit_behind()
     return apply(base, run.edits, run.changed), [result for result, _ in outcomes], [left for _, left in outcomes]
 
 
-def with_intercepts(graph: Graph, todo: Plan, options: Options) -> tuple[Graph, Plan]:
+def with_intercepts(job: Job, todo: Plan) -> tuple[Graph, Plan]:
     """The model with a bias wherever the refit wants to put an intercept, and the plan for that model."""
-    if options.refit != "affine":
-        return graph, todo
+    if job.options.refit != "affine":
+        return job.graph, todo
     consumers = {part.node: part for target in todo.targets for part in target.consumers}
-    base = Graph(with_biases(graph, consumers.values()), graph.folder)
+    base = Graph(with_biases(job.graph, consumers.values()), job.graph.folder)
     wanted = {target.name: target for target in todo.targets}
-    again = [target for target in plan(base, options).targets if target.name in wanted]
+    again = [target for target in plan(base, job.options).targets if target.name in wanted]
     return base, replace(todo, targets=tuple(replace(wanted[target.name], part=target.part) for target in again))
 
 
@@ -121,30 +100,17 @@ class _Run:
     """
 
     def __init__(
-        self,
-        base: Graph,
-        options: Options,
-        batches: Batches,
-        provider: str,
-        executor: Executor,
-        progress: Progress,
-        scratch: Scratch,
-        sensitivity: Sensitivity,
-        hold_out: bool,
-        watch: Watch | None,
+        self, job: Job, base: Graph, executor: Executor, scratch: Scratch, hold_out: bool, watch: Watch | None
     ) -> None:
         self.base = base
-        self.options = options
+        self.options = job.options
         self.edits: Edits = {}
         self.changed: frozenset[str] = frozenset()
-        self._batches = batches
-        self._provider = provider
+        self._job = job
         self._executor = executor
-        self._progress = progress
         self._scratch = scratch
-        self._sensitivity = sensitivity
-        self._judge = Judge(base, batches, provider, options.mask)
-        self._solver = Solver(options, executor, hold_out)
+        self._judge = Judge(base, job.batches, job.provider, job.options.mask)
+        self._solver = Solver(job.options, executor, hold_out)
         self._hold_out = hold_out
         self._watch = watch
         self._decided: list[tuple[Layer, Indices]] = []  # layers of which is known what will stay
@@ -171,7 +137,7 @@ class _Run:
         less = own_size or target.k < part.n
         contest = less and options.method == "auto" and options.refit != "none" and options.apply is None
         felt = less and layer is not None and options.sensitivity
-        roots = self._sensitivity.roots(wanted) if felt else None
+        roots = self._job.sensitivity.roots(wanted, target.name) if felt else None
         split = contest or self._hold_out
         observed, held = self._observe(wanted, target.name, split=split, between=roots is not None)
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
@@ -227,8 +193,8 @@ class _Run:
     ) -> tuple[list[Inputs], list[Inputs] | None]:
         now = Graph(apply(self.base, self.edits, self.changed), self.base.folder)
         return observe(
-            self.base, now, wanted, self._batches, self._provider, self.options, self._executor,
-            partial(self._progress, name), name, split=split, between=between,
+            self.base, now, wanted, self._job.batches, self._job.provider, self.options, self._executor,
+            partial(self._job.progress, name), name, split=split, between=between,
         )  # fmt: skip
 
     def _alive(self, projection: Projection) -> Indices:

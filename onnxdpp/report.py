@@ -7,6 +7,7 @@ say what the keys mean. Everything but ``seconds``, latency and memory is the sa
 import json
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
+from numbers import Integral, Real
 from typing import Any
 
 SCHEMA = "onnxdpp/report/1"
@@ -214,6 +215,13 @@ class Evaluation:
 def to_json(data: dict[str, Any]) -> str:
     """Text of a report: two spaces, keys in the order of the schema, a newline at the end."""
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """A number (of NumPy, say) as one of Python's own, which JSON takes; anything else as it is."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 def printable(text: str, limit: int = 120) -> str:

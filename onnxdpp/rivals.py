@@ -11,15 +11,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from onnxdpp.graph.batches import Batches
-from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer
-from onnxdpp.graph.scratch import Scratch
+from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan
-from onnxdpp.pruning import Progress, execute
-from onnxdpp.sensitivity import Sensitivity
+from onnxdpp.pruning import execute
 
 NARROW = 128
 """Neurons of the widest layer with which whole runs are made."""
@@ -56,52 +53,38 @@ class Rival:
         }
 
 
-def rivalled(
-    graph: Graph,
-    todo: Plan,
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    sensitivity: Sensitivity,
-) -> tuple[Options, list[Rival]]:
-    """The options with the method that a model is pruned with in the end, and what was tried.
+def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
+    """The job with the method that a model is pruned with in the end, and what was tried.
 
     Parameters
     ----------
-    graph : Graph
-        The original.
+    job : Job
     todo : Plan
-    options : Options
-    batches : Batches
-    provider : {"cpu", "cuda"}
-    progress : callable (text, fraction)
-    sensitivity : Sensitivity
 
     Returns
     -------
-    Options, list of Rival
-        `options` itself and nothing tried, where it is not `auto` that chooses neurons of narrow layers.
+    Job, list of Rival
+        `job` itself and nothing tried, where it is not `auto` that chooses neurons of narrow layers.
     """
-    if not _asked(todo, options):
-        return options, []
-    few = batches.thinned(ROWS)
-    judge = Judge(graph, few, provider, options.mask)
-    tried, judgements = [], []
-    for own in (options, *(_alone(options, *rival) for rival in RIVALS)):
-        model = execute(graph, todo, own, few, provider, progress, Scratch(active=False), sensitivity, hold_out=True)[0]
+    if not _asked(todo, job.options):
+        return job, []
+    few = job.batches.thinned(ROWS)
+    judge = Judge(job.graph, few, job.provider, job.options.mask)
+    tried = [job, *(_alone(job, *rival) for rival in RIVALS)]
+    judgements = []
+    for own in tried:
+        model, _, _ = execute(replace(own, batches=few), todo, hold_out=True)
         judgement = judge.judge(model)
         if judgement is None:
-            return options, []
-        tried.append(own)
+            return job, []
         judgements.append(judgement)
     distances = [judgement.discrepancy for judgement in judgements]
     best = min(range(len(tried)), key=distances.__getitem__)
     if distances[0] <= CLEAR * distances[best]:
         best = 0
-    found = zip(tried, judgements, strict=True)
     return tried[best], [
-        Rival(own.method, own.kernel, judgement, number == best) for number, (own, judgement) in enumerate(found)
+        Rival(own.options.method, own.options.kernel, judgement, number == best)
+        for number, (own, judgement) in enumerate(zip(tried, judgements, strict=True))
     ]
 
 
@@ -122,5 +105,5 @@ def _asked(todo: Plan, options: Options) -> bool:
     return whole and max(widths, default=0) <= NARROW and options.target_discrepancy is None
 
 
-def _alone(options: Options, method: str, kernel: str) -> Options:
-    return replace(options, method=method, kernel=kernel, sensitivity=False)
+def _alone(job: Job, method: str, kernel: str) -> Job:
+    return replace(job, options=replace(job.options, method=method, kernel=kernel, sensitivity=False))

@@ -10,7 +10,7 @@ changes of the model's outputs, relative to their own size, are the columns of J
 another (tokens, pixels), the signs make what crosses between them cancel on average, and M is the sum over positions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -21,6 +21,7 @@ from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
+from onnxdpp.graph.inputs import shaped_alike
 from onnxdpp.graph.projections import Projection, weighted_nodes
 from onnxdpp.graph.samples import picked, spread, stacked
 from onnxdpp.graph.taps import covers
@@ -36,6 +37,8 @@ SHARE = 4
 STEP = 0.1  # of an output's standard deviation
 LEAST_STEP = 16  # of what rounding changes, in the type of the output
 FLOOR = 0.1  # of the mean of M's diagonal, added to it: no error is free
+NAMED = 3  # layers in a notice
+NOT_FELT = "no output of floats is seen to change with it"
 SKETCH = 4096  # numbers that changes of the outputs are folded into
 
 
@@ -58,57 +61,87 @@ class Sensitivity:
         self._provider = provider
         self._mask = mask
         self._nodes = {name: index for index, name in weighted_nodes(graph).items()}
-        self._known: dict[str, Matrix | None] = {}
+        self._known: dict[str, Matrix | str] = {}
+        self._unknown: dict[str, str] = {}  # layer -> why its errors count alike
 
-    def roots(self, wanted: Sequence[Reading]) -> list[Matrix] | None:
+    @property
+    def notices(self) -> list[str]:
+        """Of which layers the roots were asked for and are not known: one line for each reason."""
+        reasons: dict[str, list[str]] = {}
+        for layer, reason in self._unknown.items():
+            reasons.setdefault(reason, []).append(quoted(layer))
+        told = []
+        for reason, names in reasons.items():
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            told.append(f"Sensitivity is left out for {', '.join(names[:NAMED])}{more}: {reason}.")
+        return told
+
+    def roots(self, wanted: Sequence[Reading], layer: str) -> list[Matrix] | None:
         """For each reading (m, m): the lower triangular root of M of what it reads, its outputs side by side.
 
-        None where M of one of them is not known: errors that count in different units cannot be added.
+        None where M of one of them is not known: errors that count in different units cannot be added. The `notices`
+        say so of `layer`, then.
         """
         roots = []
         for reading in wanted:
-            if reading.places is not None:
-                return None
-            root = np.zeros((reading.weights.shape[1],) * 2)
-            first = 0
-            for projection, outputs in reading.parts:
-                felt = self.of(projection)
-                if felt is None:
-                    return None
-                part = slice(first, first + len(outputs))
-                root[part, part] = _root(felt[np.ix_(outputs, outputs)])
-                first += len(outputs)
-            if not root.any():
+            root = self._root(reading)
+            if isinstance(root, str):
+                self._unknown[layer] = root
                 return None
             roots.append(root)
         return roots
 
-    def of(self, projection: Projection) -> Matrix | None:
-        """M (m, m) of a projection, in units of squared relative error; None where it cannot be measured."""
+    def _root(self, reading: Reading) -> Matrix | str:
+        """The root, or why there is none."""
+        if reading.places is not None:
+            return "its channels are observed, not its inputs"
+        root = np.zeros((reading.weights.shape[1],) * 2)
+        first = 0
+        for projection, outputs in reading.parts:
+            felt = self.of(projection)
+            if isinstance(felt, str):
+                return felt
+            part = slice(first, first + len(outputs))
+            root[part, part] = _root(felt[np.ix_(outputs, outputs)])
+            first += len(outputs)
+        return root if root.any() else NOT_FELT
+
+    def of(self, projection: Projection) -> Matrix | str:
+        """M (m, m) of a projection, in units of squared relative error; or why it cannot be measured."""
         if projection.name not in self._known:
             try:
                 self._known[projection.name] = self._measured(projection)
-            except OnnxdppError:  # onnxruntime does not take the part behind by itself
-                self._known[projection.name] = None
+            except OnnxdppError:
+                self._known[projection.name] = "onnxruntime does not run the part behind it by itself"
         return self._known[projection.name]
 
-    def _measured(self, projection: Projection) -> Matrix | None:
+    def _measured(self, projection: Projection) -> Matrix | str:
         rows = min(ROWS, self._batches.rows, SHARE * self._batches.rows // projection.m)
         value = self._graph.nodes[self._nodes[projection.name]].output[0]
         behind = Behind.of(self._graph, value)
-        outputs = [name for name in behind.outputs if name not in self._graph.random_values]
-        if rows < LEAST_ROWS or not outputs or not self._graph.random_values.isdisjoint((value, *behind.reads)):
-            return None
+        left_out = self._graph.random_values | self._graph.counting_values
+        outputs = [name for name in behind.outputs if name not in left_out]
+        if rows < LEAST_ROWS:
+            least = max(LEAST_ROWS, -(-LEAST_ROWS * projection.m // SHARE))
+            return f"{self._batches.rows} calibration rows are too few for {projection.m} outputs, {least} would do"
+        if not outputs or not self._graph.random_values.isdisjoint((value, *behind.reads)):
+            return "nothing that can be compared lies behind it"
         front = behind.front(self._graph, self._provider)
         back = behind.back(self._graph, behind.values(front, self._rows[0]), outputs, self._provider)
 
         def moved(batch: Batch) -> _Moved:
             values, mask = behind.values(front, batch), batch.feeds.get(self._mask or "")
-            return _Moved(back, value, values, projection.axis, mask)
+            return _Moved(back, value, values, projection.axis, mask, self._by_position)
 
         with np.errstate(over="ignore", invalid="ignore"):
             rows = max(1, min(rows, MOST_BYTES * self._rows[0].rows // moved(self._rows[0]).taken))
-            return _felt([moved(batch) for batch in self._sample(rows)])
+            felt = _felt([moved(batch) for batch in self._sample(rows)])
+        return NOT_FELT if felt is None else felt
+
+    @cached_property
+    def _by_position(self) -> frozenset[str]:
+        """Outputs with one number for each entry of the mask."""
+        return frozenset() if self._mask is None else shaped_alike(self._graph.model, self._mask)
 
     @cached_property
     def _rows(self) -> list[Batch]:
@@ -128,8 +161,17 @@ class Sensitivity:
 class _Moved:
     """The outputs of the part behind a projection, for some rows, as they are and when its outputs are moved."""
 
-    def __init__(self, back: Session, value: str, values: Mapping[str, Array], axis: int, mask: Array | None) -> None:
+    def __init__(
+        self,
+        back: Session,
+        value: str,
+        values: Mapping[str, Array],
+        axis: int,
+        mask: Array | None,
+        by_position: Collection[str],
+    ) -> None:
         self._back = back
+        self._by_position = by_position
         self._name = back.inputs[0][0]
         self._feeds = {name: array for name, array in values.items() if name != value}
         self._mask = mask
@@ -175,14 +217,16 @@ class _Moved:
         feeds = {self._name: np.ascontiguousarray(np.moveaxis(y, -1, self._axis)), **self._feeds}
         given = self._back.run(Batch(feeds, 0, 1))
         floats = [
-            _unpadded(array, self._mask) for array in given if isinstance(array, np.ndarray) and array.dtype.kind == "f"
+            _unpadded(array, self._mask, whole=name in self._by_position)
+            for (name, *_), array in zip(self._back.outputs, given, strict=True)
+            if isinstance(array, np.ndarray) and array.dtype.kind == "f"
         ]
         return [np.where(np.isfinite(array), array, 0).astype(np.float64) for array in floats]
 
 
-def _unpadded(array: Array, mask: Array | None) -> Array:
-    """Zero where the mask, over its leading axes, is."""
-    if mask is None or not covers(mask, array):
+def _unpadded(array: Array, mask: Array | None, *, whole: bool = False) -> Array:
+    """Zero where the mask, over its leading axes, is; with `whole` it may have all of them."""
+    if mask is None or not covers(mask, array, whole=whole):
         return array
     return np.where((mask != 0).reshape(mask.shape + (1,) * (array.ndim - mask.ndim)), array, 0)
 

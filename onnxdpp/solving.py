@@ -198,13 +198,14 @@ def _sections(layer: Layer) -> Indices | None:
 
 def _told(entry: Entry, judgements: Iterable[tuple[Entry, Judgement]]) -> dict[str, object]:
     found = next((found for other, found in judgements if other is entry), None)
+    discrepancy = np.inf if found is None else found.discrepancy
     return {
         "method": entry.method,
         "kernel": entry.kernel,
         "sensitivity": entry.weighted,
         "ridge": entry.strength,
         "loss": entry.loss,
-        "discrepancy": None if found is None else found.discrepancy,
+        "discrepancy": discrepancy if np.isfinite(discrepancy) else None,
         "divergence": None if found is None else found.divergence,
     }
 

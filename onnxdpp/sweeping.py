@@ -6,46 +6,28 @@ everything is refitted with what follows. A new choice is taken only if the mode
 on rows that were not fitted. Refitting alone, without a new choice, would change nothing in a chain.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 from onnx import ModelProto
 
-from onnxdpp.graph.batches import Batches
-from onnxdpp.graph.index import Graph
-from onnxdpp.graph.scratch import Scratch
+from onnxdpp.job import Job
 from onnxdpp.judging import Judge
-from onnxdpp.options import Options
 from onnxdpp.planning import Plan
-from onnxdpp.pruning import Progress, execute
+from onnxdpp.pruning import execute
 from onnxdpp.report import LayerResult
-from onnxdpp.sensitivity import Sensitivity
 
 
-def swept(
-    graph: Graph,
-    todo: Plan,
-    results: Sequence[LayerResult],
-    options: Options,
-    batches: Batches,
-    provider: str,
-    progress: Progress,
-    sensitivity: Sensitivity,
-) -> tuple[Plan, str]:
+def swept(job: Job, todo: Plan, results: Sequence[LayerResult]) -> tuple[Plan, str]:
     """The plan with what stays decided: what stayed, and in up to `options.sweeps` rounds what does better.
 
     Parameters
     ----------
-    graph : Graph
-        The original.
+    job : Job
     todo : Plan
     results : sequence of LayerResult
         What became of it.
-    options : Options
-    batches : Batches
-    provider : {"cpu", "cuda"}
-    progress : callable (text, fraction)
-    sensitivity : Sensitivity
 
     Returns
     -------
@@ -54,18 +36,16 @@ def swept(
     """
 
     def tried(plan: Plan) -> tuple[ModelProto, list[LayerResult]]:
-        model, found, _ = execute(
-            graph, plan, options, batches, provider, progress, Scratch(active=False), sensitivity, hold_out=True
-        )
+        model, found, _ = execute(job, plan, hold_out=True)
         return model, found
 
     chosen = [tuple(result.keep or ()) for result in results]
     targets = [replace(target, k=len(keep), keep=keep) for target, keep in zip(todo.targets, chosen, strict=True)]
     plan = replace(todo, targets=tuple(targets))
-    judge = Judge(graph, batches, provider, options.mask)
+    judge = Judge(job.graph, job.batches, job.provider, job.options.mask)
     first = best = judge.judge(tried(plan)[0])
     taken = count = 0
-    for _ in range(options.sweeps if best is not None else 0):
+    for _ in range(job.options.sweeps if best is not None else 0):
         before = taken
         for number, target in enumerate(plan.targets):
             if target.k == target.part.n:
@@ -76,13 +56,13 @@ def swept(
             keep = tuple(found[number].keep or ())
             judgement = judge.judge(model) if keep != target.keep else None
             count += 1
-            if judgement is not None and best is not None and judgement.discrepancy < best.discrepancy:
+            if judgement is not None and best is not None and judgement.distance < best.distance:
                 best, taken = judgement, taken + 1
                 decided = (*plan.targets[:number], replace(target, keep=keep), *plan.targets[number + 1 :])
                 plan = replace(plan, targets=decided)
         if taken == before:
             break
-    gain = (
-        "" if first is None or best is None else f": {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows held out"
-    )
+    gain = ""
+    if first is not None and best is not None and math.isfinite(first.discrepancy):
+        gain = f": {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows held out"
     return plan if taken else todo, f"Sweeps took {taken} of {count} new choices{gain}."

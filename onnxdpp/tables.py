@@ -52,7 +52,7 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
     if report["discrepancy"]:
         yield _answers(report)
     tried = report["evaluation"]
-    if tried is not None:
+    if tried is not None and not tried["fitted"]:  # those answers are above
         yield f"On {tried['rows']:,} {'calibration rows held out' if tried['held_out'] else 'rows of other data'}:"
         if tried["discrepancy"]:
             yield _answers(tried)

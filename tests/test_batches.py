@@ -422,9 +422,18 @@ def test_missing_name_without_a_near_one_gets_no_suggestion() -> None:
     assert "it has 'x', 'labels'. Expected:" in message
 
 
-def test_extra_array_is_refused() -> None:
-    assert refusal(DataError, {"x": rows(5), "labels": np.arange(5)}) == (
-        "The dict of data has an array 'labels', which is no input of the model. Expected: x float32 (batch, 3)."
+@pytest.mark.parametrize("extra", [np.ones(5), np.ones((5, 1), int), np.arange(4), np.int64(3)])
+def test_extra_array_is_refused(extra: Any) -> None:
+    assert refusal(DataError, {"x": rows(5), "more": extra}) == (
+        "The dict of data has an array 'more', which is no input of the model. Expected: x float32 (batch, 3)."
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_extra_array_that_may_hold_labels_is_told_how_to_be_named(dtype: type) -> None:
+    assert refusal(DataError, {"x": rows(5), "truth": np.arange(5, dtype=dtype)}) == (
+        "The dict of data has an array 'truth', which is no input of the model. If it holds the classes of the rows "
+        "of --data, add --labels truth. Expected: x float32 (batch, 3)."
     )
 
 

@@ -390,7 +390,7 @@ def test_seed_largest(report: Callable[..., dict[str, Any]]) -> None:
 
 
 def test_max_rows(report: Callable[..., dict[str, Any]]) -> None:
-    assert report("--max-rows", 16)["rows"] == 16
+    assert report("--max-rows", 32)["rows"] == 32
     assert report("--max-rows", 10**12, "--force")["rows"] == 64
 
 
@@ -403,12 +403,12 @@ def test_batch_size_changes_nothing_but_rounding(report: Callable[..., dict[str,
 
 def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path) -> None:
     options = report(
-        "--layer", "fc1=0.25", "--layer", "fc*", "--skip", "fc2", "--round-to", 2, "--batch-size", 5, "--max-rows", 19
+        "--layer", "fc1=0.25", "--layer", "fc*", "--skip", "fc2", "--round-to", 2, "--batch-size", 5, "--max-rows", 29
     )["options"]
     assert options == {
         "calib": str(calib), "keep": 0.5, "unit": "neuron", "method": "auto", "kernel": "rbf", "beta": "auto",
         "epsilon": 0.01, "refit": "affine", "layers": ["fc1=0.25", "fc*"], "skip": ["fc2"], "round_to": 2,
-        "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None, "mask": None,
+        "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 29, "pattern": None, "mask": None,
         "memory": 2**31, "swaps": 0, "sensitivity": True, "sweeps": 0, "polish": 0, "target_parameters": None,
         "target_bytes": None, "target_macs": None, "target_discrepancy": None, "allocation": "measured",
         "apply": None, "data": None, "labels": None, "max_discrepancy": None, "max_accuracy_drop": None,

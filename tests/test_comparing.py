@@ -109,10 +109,10 @@ def test_runs_of_which_some_fail_are_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     execute = comparing.execute
 
-    def failing(graph: Any, todo: Any, options: Any, *more: Any, **others: Any) -> Any:
-        if options.method == "random" and options.seed == 1:
+    def failing(job: Any, todo: Any, **others: Any) -> Any:
+        if job.options.method == "random" and job.options.seed == 1:
             raise onnxdpp.ModelError("It is not finite.")
-        return execute(graph, todo, options, *more, **others)
+        return execute(job, todo, **others)
 
     monkeypatch.setattr(comparing, "execute", failing)
     found = compared(keeps=[0.5])
@@ -163,6 +163,31 @@ def test_labels_of_a_model_that_tells_the_class() -> None:
             y = ArgMax<axis=1, keepdims=0>(s)
         }""")
     assert compared(classes, data=labelled(), labels="truth")["unpruned"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("declared", "last"),
+    [
+        ("float[N, 1, 3] y", "y = Unsqueeze(s, one)"),
+        ("float[N, 3] y", "t = Mul(s, never)  y = Sub(s, t)"),
+        ("bool[N] k, float[N, 3, 1] y", "k = Cast <to = 9> (f)  y = Unsqueeze(s, two)"),
+        ("float[N, 3] r, float[N, 3] y", "r = RandomNormalLike(s)  y = Identity(s)"),
+    ],
+    ids=["two axes", "infinite", "of floats first", "random"],
+)
+def test_errors_are_those_that_evaluate_counts(declared: str, last: str) -> None:
+    """Whatever the classes of an output look like."""
+    proto = mlp(
+        f"""mlp (float[N, 8] x) => ({declared}) {{
+            [fc1] a = Gemm(x, w1, b1)  p = Relu(a)  [fc2] s = Gemm(p, w2, b2)
+            f = ReduceMax <axes = [1], keepdims = 0> (s)  {last}
+        }}""",
+        w2=(16, 3), b2=(3,), one=np.int64([1]), two=np.int64([2]), never=np.float32([0, -np.inf, 0]),
+    )  # fmt: skip
+    rows = {"x": data(40, seed=3), "truth": np.arange(40) % 3}
+    found = onnxdpp.evaluate(proto, proto, rows, labels="truth", provider="cpu", latency=False, memory=False)
+    given = {"keeps": [1.0], "methods": ["random"], "repeat": 1}
+    assert compared(proto, data=rows, labels="truth", **given)["unpruned"] == 1 - found["accuracy"]["y"]["before"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from invoking import Outcome, contents, data, invoke, mlp, refusal, stored
 from models import model, normal
 from onnx import ModelProto, TensorProto, helper
 
+import onnxdpp as package
 from onnxdpp import latency as clockwork
 from onnxdpp.errors import DataError, MachineError, ModelError, UsageError
 from onnxdpp.evaluating import evaluate
@@ -160,6 +161,28 @@ def test_latency_of_one_row_and_of_the_batch(monkeypatch: pytest.MonkeyPatch) ->
     assert all(part["ratio"] == part["after"] / part["before"] for part in result["latency"])
     assert result["threads"] == 2
     assert [part["rows"] for part in found(mlp(), linear, latency=True, batch_size=1)["latency"]] == [1]
+
+
+def only_by_fours(last: str = "y = MatMul(h, v)", **weights: Any) -> ModelProto:
+    """Free rows by its declaration, a multiple of four by its Reshape."""
+    return model(
+        f"""g (float[N, 8] x) => (float[N, 3] y) {{
+            r = Reshape(x, fours)  a = MatMul(r, w)  t = Tanh(a)  h = Reshape(t, rows)  {last}
+        }}""",
+        fours=np.int64([-1, 4, 8]), rows=np.int64([-1, 8]), w=(8, 8), v=(8, 3), **weights,
+    )  # fmt: skip
+
+
+def test_models_that_do_not_take_one_row_are_timed_by_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clockwork, "SECONDS", 0.0)
+    result = found(only_by_fours(), only_by_fours(), latency=True, min_speedup=1e-9)
+    assert [part["rows"] for part in result["latency"]] == [64]
+    (notice,) = result["notices"]
+    assert notice.startswith("There is no latency of one row, which the models do not take: onnxruntime fails on row 0")
+    assert result["gates"][0]["passed"]
+    tried = package.prune(only_by_fours(), {"x": data()}, keep=0.5, provider="cpu", min_speedup=1e-9).report
+    assert [part["rows"] for part in tried["evaluation"]["latency"]] == [64]
+    assert notice in tried["notices"]
 
 
 @needs_figures

@@ -345,6 +345,30 @@ def test_gate_on_speed_is_measured(prune: Run, monkeypatch: pytest.MonkeyPatch) 
     assert found["evaluation"]["held_out"] is False
 
 
+def test_gate_on_speed_alone_tries_calibration_rows_and_says_so(
+    prune: Run, files: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onnxdpp.latency.SECONDS", 0.0)
+    page = files[0].with_name("page.html")
+    outcome = prune("--dry-run", "--min-speedup", 1e-6, "--report", files[0].with_name("r.json"), "--html", page)
+    assert "other data" not in outcome.out
+    assert outcome.out.count("relative L2") == 1
+    text = page.read_text(encoding="utf-8")
+    assert "not fitted" not in text
+    assert "Of runs on calibration rows" in text
+    found = json.loads(files[0].with_name("r.json").read_text())
+    jsonschema.validate(found, schema("report"))
+    tried = found["evaluation"]
+    assert (tried["fitted"], tried["held_out"], tried["rows"]) == (True, False, 64)
+    assert tried["discrepancy"] == found["discrepancy"]
+
+
+def test_rows_that_are_tried_are_told_apart(prune: Run, files: tuple[Path, Path]) -> None:
+    for more, held_out in ((["--data", files[1], "--labels", "labels"], False), (["--max-discrepancy", 9], True)):
+        tried = json.loads(prune("--dry-run", "--json", *more).out)["evaluation"]
+        assert (tried["fitted"], tried["held_out"]) == (False, held_out)
+
+
 def test_usage_of_gates(prune: Run, evaluate: Run, onnxdpp: Run, files: tuple[Path, Path], tmp_path: Path) -> None:
     assert "name these by --data and --labels" in refusal(prune("--max-accuracy-drop", 0.1), 2)
     assert "name these by --data and --labels" in refusal(prune("--labels", "labels"), 2)

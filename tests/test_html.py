@@ -204,6 +204,7 @@ def test_page_shows_what_was_tried_on_other_rows(result: PruneResult) -> None:
     accuracy = {"before": 0.9, "after": 0.85, "change": -0.05, "low": -0.1, "high": 0.01, "lost": 7, "gained": 2}
     tried = {
         "held_out": False,
+        "fitted": False,
         "rows": 1234,
         "discrepancy": {"tried<b>": answers},
         "accuracy": {"right<b>": {**accuracy, "rows": 100}},

@@ -1,16 +1,20 @@
 """What may be asked of `prune`, and how many stay."""
 
+import json
 import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from invoking import data, mlp
 
 import onnxdpp
 from onnxdpp.errors import UsageError
 from onnxdpp.options import Options, count_to_keep, parse_layer
+from onnxdpp.report import to_json
 
 KEEP = st.floats(0, 1, exclude_min=True)
 WIDTH = st.integers(1, 10_000)
@@ -145,3 +149,24 @@ def test_option_of_another_type_is_refused(options: dict[str, Any], message: str
 def test_model_of_another_type_is_refused() -> None:
     with pytest.raises(UsageError, match="The model is a bytes"):
         onnxdpp.prune(b"model", "missing.npz", keep=0.5)  # type: ignore[arg-type]
+
+
+def test_numbers_of_numpy_are_taken_and_told_as_plain_ones() -> None:
+    feeds = {"x": data()}
+    report = onnxdpp.prune(
+        mlp(), feeds, keep=np.float32(0.5), seed=np.int64(3), swaps=np.int8(2), beta=np.float32(1.5),
+        max_rows=np.uint16(40), max_discrepancy=np.float32(0.75), provider="cpu",
+    ).report  # fmt: skip
+    assert json.loads(to_json(report)) == report
+    given = (report["seed"], report["options"]["keep"], report["options"]["max_rows"], report["gates"][0]["limit"])
+    assert given == (3, 0.5, 40, 0.75)
+    assert Options(target_bytes=np.int64(900)).target_bytes == 900
+    few = {"max_rows": np.int64(20), "provider": "cpu"}
+    found = onnxdpp.evaluate(mlp(), mlp(), feeds, seed=np.int64(1), latency=False, memory=False, **few)
+    assert json.loads(to_json(found)) == found
+    found = onnxdpp.compare_methods(
+        mlp(), feeds, keeps=np.array([0.5]), methods=["dpp"], repeat=np.int64(1), epsilon=np.float64(0.02),
+        layers=(name for name in ["fc1"]), **few,
+    )  # fmt: skip
+    assert json.loads(to_json(found)) == found
+    assert found["options"]["layers"] == ["fc1"]

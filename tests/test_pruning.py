@@ -1,6 +1,7 @@
 """`prune`, end to end on small models: what the answers, the weights and the report must be."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -733,9 +734,9 @@ def test_options_that_cannot_be_are_usage_errors(options: dict[str, Any], net: M
 
 
 def test_few_rows_are_noticed(net: ModelProto) -> None:
-    (notice,) = prune(net, {"x": rows(19, 6)}).report["notices"]
+    (notice,) = prune(net, {"x": rows(19, 6)}, sensitivity=False).report["notices"]
     assert "19 observations are few for the refit of 1 layers (of 'fc1', 10 inputs stay)" in notice
-    assert prune(net, {"x": rows(20, 6)}).report["notices"] == []
+    assert prune(net, {"x": rows(20, 6)}, sensitivity=False).report["notices"] == []
 
 
 def test_few_rows_do_not_matter_without_a_refit(net: ModelProto) -> None:
@@ -1002,3 +1003,48 @@ def test_iterable_that_hands_out_one_buffer_again_and_again(net: ModelProto, x: 
 
     whole = x[: len(x) // 10 * 10]
     assert prune(net, Reader()).model == prune(net, {"x": whole}).model
+
+
+# Outputs that depend on the data in number
+
+DETECTOR = """g (float[N, 6] x) => (float[N, 3] y, float[K, 2] found, float[L, 2] none) {
+    [fc1] a = Gemm(x, w1, b1)  h = Relu(a)  [fc2] y = Gemm(h, w2, b2)
+    hot = Greater(y, low)  where = NonZero(hot)  rows = Transpose(where)  found = Cast <to = 1> (rows)
+    hotter = Greater(y, high)  there = NonZero(hotter)  lines = Transpose(there)  none = Cast <to = 1> (lines)
+}"""
+
+
+def detector(*outputs: str) -> ModelProto:
+    """Scores, where they are above zero, and where they are above what they never are. Layers: fc1 (10)."""
+    proto = model(
+        DETECTOR, w1=(6, 10), b1=(10,), w2=(10, 3), b2=(3,), low=np.float32([0]), high=np.float32([1e9])
+    )  # fmt: skip
+    declared = {entry.name: entry for entry in proto.graph.output}
+    chosen = [declared[name] for name in outputs]
+    del proto.graph.output[:]
+    proto.graph.output.extend(chosen)
+    return proto
+
+
+def test_outputs_whose_number_of_entries_changes_are_told_and_the_others_compared() -> None:
+    result = prune(detector("found", "y"), {"x": rows(60, 6, dtype=np.float32)}, max_discrepancy=1.0, details=True)
+    assert set(result.report["discrepancy"]) == {"y"}
+    (notice,) = result.report["notices"]
+    told = (
+        r"Output 'found' is \(\d+, 2\) in the original, \(\d+, 2\) in the pruned model for the same rows, and is not .*"
+    )
+    assert re.fullmatch(told, notice)
+    assert result.report["gates"][0]["value"] == result.report["evaluation"]["discrepancy"]["y"]["relative_l2"]
+    assert any(entry["sensitivity"] for entry in result.report["layers"][0]["contest"])
+    assert "'y': how far rows move".replace("'", "") in result.html()
+
+
+@pytest.mark.parametrize("outputs", [("none", "y"), ("y", "none")])
+def test_outputs_without_an_entry_do_not_hide_the_others(outputs: Sequence[str]) -> None:
+    report = prune(
+        detector(*outputs), {"x": rows(60, 6)}, keep=None, target_discrepancy=0.5, max_discrepancy=0.6
+    ).report
+    assert report["discrepancy"]["none"] == {"agreement": None}
+    assert report["layers"][0]["kept"] < 10
+    (gate,) = report["gates"]
+    assert (gate["value"], gate["passed"]) == (report["evaluation"]["discrepancy"]["y"]["relative_l2"], True)

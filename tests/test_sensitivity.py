@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import Array, Weight, constant, graph_of, model, normal, run
+from models import Array, Weight, constant, graph_of, mlp, model, normal, run
 from onnx import ModelProto, helper
 from test_external import outside
 
@@ -46,10 +46,11 @@ def opened(graph: Graph, feeds: Any, batch_size: int | None = None) -> Batches:
 def felt(
     proto: ModelProto, feeds: Any, *, mask: str | None = None, batch_size: int | None = None, folder: Path | None = None
 ) -> Array | None:
-    """M of the projection 'fc1'."""
+    """M of the projection 'fc1'; None where it is not known."""
     graph = Graph(proto, folder) if folder else graph_of(proto)
     projection = next(part for part in find_projections(graph)[0] if part.name == "fc1")
-    return Sensitivity(graph, opened(graph, feeds, batch_size), "cpu", mask).of(projection)
+    found = Sensitivity(graph, opened(graph, feeds, batch_size), "cpu", mask).of(projection)
+    return None if isinstance(found, str) else found
 
 
 def fitted(x: Array) -> Array:
@@ -452,6 +453,19 @@ def test_measured_once() -> None:
     assert asked.of(projection) is asked.of(projection)
 
 
+@pytest.mark.parametrize(("declared", "counts"), [("N, 6", False), ("N, T", True)])
+def test_outputs_of_one_number_for_each_position_count_where_the_mask_does(declared: str, counts: bool) -> None:
+    """Where the mask has six fixed positions, and the output six: unless it is declared otherwise."""
+    text = """g (float[N, 6, 4] x, int64[N, 6] mask) => (float[DECLARED] y) {
+        [fc1] a = MatMul(x, W1)  t = Tanh(a)  b = MatMul(t, W2)  y = Squeeze(b, last)
+    }""".replace("DECLARED", declared)
+    proto = model(text, W1=(4, 3), W2=(3, 1), last=np.int64([-1]))
+    x, mask = normal(60, 6, 4), (np.arange(6) < 1 + np.arange(60)[:, None] % 6).astype(np.int64)
+    other = np.where(mask[..., None] != 0, x, 50 * normal(60, 6, 4, seed=2))
+    first, second = (felt(proto, {"x": part, "mask": mask}, mask="mask") for part in (x, other))
+    assert np.allclose(first, second, rtol=1e-3) != counts
+
+
 def batches_of(shape: Sequence[int | str], rows: int, size: int | None = None) -> Batches:
     """Each row says its number."""
     dims = ", ".join(map(str, shape))
@@ -535,13 +549,13 @@ def test_root_is_of_m_and_a_floor_side_by_side() -> None:
     graph = graph_of(HEADS)
     asked = Sensitivity(graph, opened(graph, {"x": X}), "cpu")
     (reading,) = wanted_by(graph, ["fc2", "fc3"])
-    (root,) = asked.roots([reading]) or []
+    (root,) = asked.roots([reading], "fc1") or []
     assert np.array_equal(root, np.tril(root))
     found = root @ root.T
     assert not found[:3, 3:].any()
     for (projection, _), part in zip(reading.parts, (slice(0, 3), slice(3, 5)), strict=True):
         m = asked.of(projection)
-        assert m is not None
+        assert not isinstance(m, str)
         floor = FLOOR * np.trace(m) / len(m) * np.eye(len(m))
         np.testing.assert_allclose(found[part, part], m + floor, rtol=1e-9, atol=1e-12)
 
@@ -551,9 +565,9 @@ def test_root_of_some_outputs_alone() -> None:
     asked = Sensitivity(graph, opened(graph, {"x": X}), "cpu")
     alive = np.array([0, 3, 4])
     wanted = wanted_by(graph, ["fc1"], alive)
-    (root,) = asked.roots(wanted) or []
+    (root,) = asked.roots(wanted, "fc1") or []
     m = asked.of(wanted[0].parts[0][0])
-    assert m is not None
+    assert not isinstance(m, str)
     off = ~np.eye(3, dtype=bool)
     np.testing.assert_allclose((root @ root.T)[off], m[np.ix_(alive, alive)][off], rtol=1e-9, atol=1e-12)
 
@@ -573,8 +587,8 @@ def test_roots_are_none_where_one_is_unknown(taps: str) -> None:
     )
     graph = graph_of(proto)
     asked = Sensitivity(graph, opened(graph, {"x": X}), "cpu")
-    assert asked.roots(wanted_by(graph, ["fc1"])) is not None
-    assert asked.roots(wanted_by(graph, ["fc1", "fc2"])) is None
+    assert asked.roots(wanted_by(graph, ["fc1"]), "fc1") is not None
+    assert asked.roots(wanted_by(graph, ["fc1", "fc2"]), "fc1") is None
 
 
 def test_roots_are_none_where_nothing_is_felt() -> None:
@@ -583,7 +597,7 @@ def test_roots_are_none_where_nothing_is_felt() -> None:
     asked = Sensitivity(graph, opened(graph, {"x": X}), "cpu")
     (wanted,) = wanted_by(graph, ["fc1"])
     assert np.array_equal(asked.of(wanted.parts[0][0]), np.zeros((5, 5)))
-    assert asked.roots([wanted]) is None
+    assert asked.roots([wanted], "fc1") is None
 
 
 def test_roots_are_none_where_channels_are_observed() -> None:
@@ -593,9 +607,37 @@ def test_roots_are_none_where_channels_are_observed() -> None:
     asked = Sensitivity(graph, opened(graph, {"x": normal(60, 4, 5, 5)}), "cpu")
     (whole,) = readings(graph, [(part, np.arange(4))], lambda part: np.arange(part.m), 2**31)
     (channels,) = readings(graph, [(part, np.arange(4))], lambda part: np.arange(part.m), 8 * 36**2 - 1)
-    assert asked.roots([whole]) is not None
+    assert asked.roots([whole], "fc1") is not None
     assert channels.places is not None
-    assert asked.roots([channels]) is None
+    assert asked.roots([channels], "fc1") is None
+    assert asked.notices == ["Sensitivity is left out for 'fc1': its channels are observed, not its inputs."]
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"sensitivity": True, "method": "obs"}, {"sweeps": 1}, {"keep": None, "target_parameters": 0.5}]
+)
+def test_layers_whose_sensitivity_is_not_known_are_told_once(options: dict[str, Any]) -> None:
+    """By a report too: of 20 rows, 16 outputs get 5, and 3 get 20."""
+    proto = mlp(W2=(6, 16), b2=(16,), W3=(16, 3))
+    report = onnxdpp.prune(proto, {"x": X[:20]}, **{"keep": 0.5, "provider": "cpu", **options}).report
+    assert [notice for notice in report["notices"] if "ensitivity" in notice] == [
+        "Sensitivity is left out for 'fc1': 20 calibration rows are too few for 16 outputs, 32 would do."
+    ]
+
+
+def test_sensitivity_that_is_not_asked_for_is_not_told_of() -> None:
+    proto = mlp(W2=(6, 16), b2=(16,), W3=(16, 3))
+    report = onnxdpp.prune(proto, {"x": X[:20]}, keep=0.5, provider="cpu", sensitivity=False).report
+    assert not any("ensitivity" in notice for notice in report["notices"])
+
+
+def test_many_layers_whose_sensitivity_is_not_known_are_counted() -> None:
+    graph = graph_of(LINEAR)
+    asked = Sensitivity(graph, opened(graph, {"x": X[:7]}), "cpu")
+    for name in "abcde":
+        assert asked.roots(wanted_by(graph, ["fc1"]), name) is None
+    reason = "7 calibration rows are too few for 5 outputs, 10 would do"
+    assert asked.notices == [f"Sensitivity is left out for 'a', 'b', 'c' and 2 more: {reason}."]
 
 
 # To the end

@@ -236,6 +236,16 @@ class Graph:
                 found.update(name for name in node.output if name)
         return frozenset(found)
 
+    @cached_property
+    def counting_values(self) -> frozenset[str]:
+        """Values whose number of entries may depend on the data: everything downstream of what counts or filters."""
+        found: set[str] = set()
+        for node in self.nodes:
+            counts = any(below.domain in ONNX_DOMAINS and below.op_type in COUNTING for below in nodes_below([node]))
+            if counts or not found.isdisjoint(read_names(node)):
+                found.update(name for name in node.output if name)
+        return frozenset(found)
+
     def _draws(self, node: NodeProto) -> bool:
         if node.domain in ONNX_DOMAINS:
             return node.op_type in RANDOM or self.trains(node)
@@ -269,6 +279,7 @@ class Graph:
         return mode is None or bool(mode)
 
 
+COUNTING = frozenset(["Compress", "NonMaxSuppression", "NonZero", "Unique"])
 RANDOM = frozenset(
     ["Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"]
 )

@@ -99,6 +99,21 @@ def _spec(value: onnx.ValueInfoProto) -> InputSpec:
     return InputSpec(value.name, _DTYPES.get(tensor.elem_type), tuple(shape))
 
 
+def shaped_alike(model: onnx.ModelProto, name: str) -> frozenset[str]:
+    """Return the outputs declared with the axes of an input: as many, fixed where it is, to the same numbers.
+
+    Shapes of arrays do not tell: a row of scores may happen to be as long as a row of tokens.
+    """
+    specs = [_spec(value) for value in (*model.graph.input, *model.graph.output)]
+    wanted = next((_fixed(spec) for spec in specs if spec.name == name), None)
+    outputs = specs[len(model.graph.input) :]
+    return frozenset(spec.name for spec in outputs if wanted is not None and _fixed(spec) == wanted)
+
+
+def _fixed(spec: InputSpec) -> tuple[int | None, ...] | None:
+    return None if spec.shape is None else tuple(dim if isinstance(dim, int) else None for dim in spec.shape)
+
+
 def row_axis(inputs: Sequence[InputSpec]) -> tuple[bool, int | None]:
     """Tell whether the first axis of every input counts rows, and the model's fixed batch, if any.
 
@@ -243,10 +258,17 @@ def _named(arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str)
             )
     if extra:
         hint = _did_you_mean(extra[0], [spec.name for spec in inputs]) if len(inputs) > 1 else ""
+        if not hint and _may_be_labels(arrays[extra[0]], arrays[inputs[0].name]):
+            hint = f" If it holds the classes of the rows of --data, add --labels {escaped(extra[0])}."
         raise DataError(
             f"{where} has an array {quoted(extra[0])}, which is no input of the model.{hint} {expected(inputs)}"
         )
     return {spec.name: arrays[spec.name] for spec in inputs}
+
+
+def _may_be_labels(array: Array, rows: Array) -> bool:
+    """Whether an array has a whole number for each row."""
+    return array.dtype.kind in "iu" and len(array.shape) == 1 and array.shape[0] == (rows.shape or (None,))[0]
 
 
 def _did_you_mean(name: str, others: Sequence[str]) -> str:

@@ -129,9 +129,12 @@ def observations(
         )
 
 
-def covers(mask: Array, value: Array) -> bool:
-    """Whether `mask` has the leading axes of `value`, so that it says which of its rows are padding."""
-    return mask.ndim < value.ndim and value.shape[: mask.ndim] == mask.shape
+def covers(mask: Array, value: Array, *, whole: bool = False) -> bool:
+    """Whether `mask` has the leading axes of `value`, so that it says which of its rows are padding.
+
+    With `whole`, it may have all of them, and say which entries are.
+    """
+    return mask.ndim < value.ndim + whole and value.shape[: mask.ndim] == mask.shape
 
 
 def _channels(tap: Tap, x: Array) -> Array:
