@@ -49,9 +49,8 @@ class Given:
 class Peer:
     """onnxsim in its own environment."""
 
-    def __init__(self, python: str, folder: Path) -> None:
+    def __init__(self, python: str) -> None:
         self._python = python
-        self._folder = folder
         self._count = 0
 
     def version(self) -> str:
@@ -62,7 +61,7 @@ class Peer:
     def call(self, given: Given, *steps: str, options: Sequence[str] = ()) -> tuple[Run, Path]:
         """Call functions, one after the other; the file is there where all went well."""
         self._count += 1
-        out = self._folder / f"{self._count}.onnx"
+        out = given.model.with_name(f"{self._count}.onnx")  # where its external data, if any, are found
         run = alone([self._python, CALL, given.model, out, given.calib, *steps, *options], LIMIT)
         return run, out
 

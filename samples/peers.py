@@ -89,7 +89,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        peer = Peer(arguments.peer_python, folder)
+        peer = Peer(arguments.peer_python)
         rows = []
         for number, small in enumerate(GRAPHS):
             if fnmatch.fnmatch(small.name, arguments.only):

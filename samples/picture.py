@@ -31,7 +31,7 @@ WORDS = {"svg.fonttype": "none", "font.sans-serif": ["DejaVu Sans", "Verdana", "
 
 
 class Line(NamedTuple):
-    """A curve: the row and the section of a table, the method whose colour it has, what it is called, where that stands."""
+    """A curve: row and section of a table, the method whose colour it has, what it is called, where that stands."""
 
     table: Path
     section: str
