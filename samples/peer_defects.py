@@ -44,6 +44,8 @@ def _masks(peer: Peer, given: Given, folder: Path) -> Iterator[str]:
     for function in MASKS:
         run, out = peer.call(given, half(function))
         rows.append([f"onnxsim `{function}`", *_bytes(out), _seconds(run)])
+    run, out = peer.call(given, half(MASKS[0]), "simplify")
+    rows.insert(2, [f"onnxsim `{MASKS[0]}`, `simplify`", *_bytes(out), _seconds(run)])
     out = folder / "edges.onnx"
     run = _onnxdpp(given, "--keep", "0.5", "--unit", "edge", "--method", "importance", "-o", str(out))
     rows.append(["onnxdpp `--unit edge --method importance`", *_bytes(out), _seconds(run)])
