@@ -40,7 +40,7 @@ from onnxdpp.solving import Solution
 Distances = NDArray[np.float32]
 
 WIDEST = 3000
-"""Inputs from which on there is no curve: it takes n³ operations, bound by memory."""
+"""Inputs above which there is no curve: it takes n³ operations, bound by memory."""
 SHOWN = 2048
 """Neurons whose similarity is shown at most: evenly spaced ones of a wider layer."""
 CELLS = 192

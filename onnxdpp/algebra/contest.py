@@ -34,7 +34,7 @@ FINALISTS = 3
 CLOSE = 1.1
 """Of the best loss: choices no further from it are told apart by the model's outputs."""
 WIDEST = 6000
-"""Inputs from which on least-error selection (n³ flops, bound by memory) is left out."""
+"""Inputs above which least-error selection (n³ flops, bound by memory) is left out."""
 
 
 @dataclass(frozen=True)

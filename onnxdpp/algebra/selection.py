@@ -100,7 +100,7 @@ def edge_beta(moments: Moments, rule: Rule) -> float | None:
 def expected_size(observed: Sequence[Inputs], n: int, rule: Rule) -> float:
     """How many of n neurons the DPP itself would keep: the mean size of a draw from the L-ensemble.
 
-    ``Σ λ / (1 + λ)`` over the eigenvalues of ``L' + epsilon I`` (Kulesza & Taskar 2012, arXiv:1207.6083, eq. 15): the
+    ``Σ λ / (1 + λ)`` over the eigenvalues of ``L' + epsilon I`` (Kulesza & Taskar 2012, arXiv:1207.6083, eq. 34): the
     number of neurons that Divnet's section 3 lets the DPP choose. It hangs on beta and epsilon.
     """
     kernel = neuron_kernel(observed, n, rule, neuron_beta(observed, n, rule))
