@@ -175,7 +175,9 @@ def prune(
     batch_size, max_rows : int, optional
         Rows per run; rows to use, evenly spaced.
     mask : str, optional
-        An input whose zeros mark padding: these positions of values with its axes in front are not observed.
+        An input whose zeros mark padding: these positions of values with its axes in front are not observed, nor
+        looked at where candidates are judged (there, of outputs declared with its very axes too). The discrepancy of
+        the report counts all entries.
     memory : int
         Bytes that one matrix of second moments may take. Where the inputs of a consumer would need more (patches of a
         wide convolution, a flattened image), its channels are observed instead, and dropped ones are written as
