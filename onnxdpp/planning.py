@@ -21,12 +21,15 @@ class Target:
         Which neurons stay, where that was decided before.
     start : tuple of int or None
         Which neurons to begin with, where only some shall be swapped for others.
+    own_size : bool
+        Whether the layer's DPP says how many stay; `k` is the width until then.
     """
 
     part: Layer | Projection
     k: int
     keep: tuple[int, ...] | None = None
     start: tuple[int, ...] | None = None
+    own_size: bool = False
 
     @property
     def name(self) -> str:
@@ -80,7 +83,8 @@ def plan(graph: Graph, options: Options) -> Plan:
             reason = f"the moments of its {part.n} inputs would take {8 * part.n**2} bytes, more than memory allows"
         if reason is None:
             least = 1 if isinstance(part, Projection) else part.least
-            targets.append(Target(part, max(least, options.count(keep, part.n))))
+            own_size = keep is None and options.keep == "auto"
+            targets.append(Target(part, max(least, options.count(keep, part.n)), own_size=own_size))
         else:
             refused.append(Refusal(part.name, reason))
     if not targets:
