@@ -105,6 +105,9 @@ def _decided(
             raise UsageError(f"The report has a layer {name!r}, which this model has not: is it of another model?")
         if layers[name].n != width:
             raise UsageError(f"Layer {name!r} has {layers[name].n} neurons, {width} in the report: another model?")
+        layer = layers[name]
+        if isinstance(layer, Layer) and len(set(layer.sections[list(keep)].tolist())) < layer.least:
+            raise UsageError(f"Of layer {name!r} {layer.least} sections must keep a neuron each: another model?")
         targets.append(Target(layers[name], len(keep), keep))
     order = {part.name: number for number, part in enumerate(found)}
     return tuple(sorted(targets, key=lambda target: order[target.name]))
