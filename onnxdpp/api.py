@@ -37,7 +37,7 @@ from onnxdpp.planning import plan
 from onnxdpp.polishing import polished
 from onnxdpp.pruning import execute
 from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
-from onnxdpp.rivals import rivalled, told
+from onnxdpp.rivals import rivalled
 from onnxdpp.sizing import expected_sizes
 from onnxdpp.sweeping import swept
 from onnxdpp.verifying import Verdict
@@ -178,7 +178,9 @@ def prune(
     batch_size, max_rows : int, optional
         Rows per run; rows to use, evenly spaced.
     mask : str, optional
-        An input whose zeros mark padding: these positions of values with its axes in front are not observed.
+        An input whose zeros mark padding: these positions of values with its axes in front are not observed, nor
+        looked at where candidates are judged (there, of outputs declared with its very axes too). The discrepancy of
+        the report counts all entries.
     memory : int
         Bytes that one matrix of second moments may take. Where the inputs of a consumer would need more (patches of a
         wide convolution, a flattened image), its channels are observed instead, and dropped ones are written as
@@ -272,8 +274,6 @@ def prune(
     if options.has_goal:
         todo = allocate(job, todo)
     job, rivals = rivalled(job, todo)
-    if line := told(rivals):
-        notices.append(line)
     hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
         _, results, _ = execute(job, todo, hold_out=True)

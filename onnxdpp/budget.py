@@ -25,7 +25,7 @@ from onnxdpp.algebra.contest import WIDEST
 from onnxdpp.algebra.neurons import Inputs, through
 from onnxdpp.algebra.tableau import error_curve
 from onnxdpp.errors import UsageError
-from onnxdpp.evaluation import compare, macs_by_node, parameters
+from onnxdpp.evaluation import Recalled, compare, macs_by_node, parameters
 from onnxdpp.graph.batches import HELD_OUT, Batch
 from onnxdpp.graph.calibration import cores
 from onnxdpp.graph.index import Graph, Use
@@ -228,9 +228,11 @@ def _good_enough(job: Job, path: Sequence[Counts], todo: Plan) -> Plan:
             f"target_discrepancy is judged on every fifth row, and there are {rows}. Give more, or a keep."
         )
 
+    original = Recalled(job.graph.model, job.provider, job.graph.folder)
+
     def too_far(index: int) -> bool:
         model, _, _ = execute(job, _planned(todo, path[index]), hold_out=True)
-        worst = compare(job.graph, model, job.batches, job.provider, held_out=True).worst
+        worst = compare(job.graph, model, job.batches, job.provider, held_out=True, before=original).worst
         if math.isnan(worst):
             raise UsageError("target_discrepancy finds no output to compare. Give a keep instead.")
         return worst > goal
@@ -344,6 +346,7 @@ def _curve(observed: Sequence[Inputs], layer: Layer, options: Options) -> NDArra
 def _effects(job: Job, todo: Plan, curves: Sequence[NDArray[np.float64]]) -> list[float]:
     """What an error of one at a layer's consumers does to the outputs, squared: measured by pruning it alone."""
     effects = []
+    original = Recalled(job.graph.model, job.provider, job.graph.folder)
     alone = replace(job, options=replace(job.options, method="dpp", swaps=0))
     for target, curve in zip(todo.targets, curves, strict=True):
         least = target.part.least if isinstance(target.part, Layer) else 1
@@ -354,7 +357,8 @@ def _effects(job: Job, todo: Plan, curves: Sequence[NDArray[np.float64]]) -> lis
             continue
         plan = replace(todo, targets=(replace(target, k=k),))
         model, _, _ = execute(alone, plan)
-        effects.append(compare(job.graph, model, job.batches, job.provider).worst ** 2 / float(curve[k] - curve[-1]))
+        worst = compare(job.graph, model, job.batches, job.provider, before=original).worst
+        effects.append(worst**2 / float(curve[k] - curve[-1]))
     # Where outputs cannot be compared, or are zero in the original, errors count as much as the worst that is known.
     known = max((effect for effect in effects if math.isfinite(effect)), default=0.0) or 1.0
     return [effect if math.isfinite(effect) else known for effect in effects]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from operator import index
 from typing import Any
 
 from onnxdpp.algebra.refit import FORMS
@@ -183,7 +184,7 @@ def parse_report(report: Mapping[str, Any]) -> tuple[tuple[str, int, tuple[int, 
     """Name, width and kept neurons of each layer of an earlier report."""
     try:
         layers = [(part["name"], part["width"], part["keep"]) for part in report["layers"]]
-        found = tuple((str(name), int(width), tuple(int(k) for k in keep)) for name, width, keep in layers)
+        found = tuple((str(name), int(width), tuple(index(k) for k in keep)) for name, width, keep in layers)
     except (KeyError, TypeError, ValueError):
         raise UsageError("The report to apply is none of onnxdpp prune with --unit neuron.") from None
     for name, width, keep in found:
@@ -191,6 +192,8 @@ def parse_report(report: Mapping[str, Any]) -> tuple[tuple[str, int, tuple[int, 
             raise UsageError(f"The report to apply keeps {len(keep)} neurons of {name!r} that cannot be.")
     if not found:
         raise UsageError("The report to apply has no layers.")
+    if len({name for name, _, _ in found}) < len(found):
+        raise UsageError("The report to apply has a layer twice.")
     return found
 
 

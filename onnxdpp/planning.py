@@ -21,12 +21,15 @@ class Target:
         Which neurons stay, where that was decided before.
     start : tuple of int or None
         Which neurons to begin with, where only some shall be swapped for others.
+    own_size : bool
+        Whether the layer's DPP says how many stay; `k` is the width until then.
     """
 
     part: Layer | Projection
     k: int
     keep: tuple[int, ...] | None = None
     start: tuple[int, ...] | None = None
+    own_size: bool = False
 
     @property
     def name(self) -> str:
@@ -80,7 +83,8 @@ def plan(graph: Graph, options: Options) -> Plan:
             reason = f"the moments of its {part.n} inputs would take {8 * part.n**2} bytes, more than memory allows"
         if reason is None:
             least = 1 if isinstance(part, Projection) else part.least
-            targets.append(Target(part, max(least, options.count(keep, part.n))))
+            own_size = keep is None and options.keep == "auto"
+            targets.append(Target(part, max(least, options.count(keep, part.n)), own_size=own_size))
         else:
             refused.append(Refusal(part.name, reason))
     if not targets:
@@ -101,6 +105,9 @@ def _decided(
             raise UsageError(f"The report has a layer {name!r}, which this model has not: is it of another model?")
         if layers[name].n != width:
             raise UsageError(f"Layer {name!r} has {layers[name].n} neurons, {width} in the report: another model?")
+        layer = layers[name]
+        if isinstance(layer, Layer) and len(set(layer.sections[list(keep)].tolist())) < layer.least:
+            raise UsageError(f"Of layer {name!r} {layer.least} sections must keep a neuron each: another model?")
         targets.append(Target(layers[name], len(keep), keep))
     order = {part.name: number for number, part in enumerate(found)}
     return tuple(sorted(targets, key=lambda target: order[target.name]))

@@ -133,8 +133,7 @@ class _Run:
             wanted = readings_of(self.base, part, options.memory, self._alive)
         else:
             wanted = readings(self.base, [(part, np.arange(part.n // part.block))], self._alive, options.memory)
-        own_size = options.keep == "auto" and layer is not None and target.k == layer.n
-        less = own_size or target.k < part.n
+        less = target.own_size or target.k < part.n
         contest = less and options.method == "auto" and options.refit != "none" and options.apply is None
         felt = less and layer is not None and options.sensitivity
         roots = self._job.sensitivity.roots(wanted, target.name) if felt else None
@@ -142,7 +141,7 @@ class _Run:
         observed, held = self._observe(wanted, target.name, split=split, between=roots is not None)
         seed = SeedSequence(self.options.seed, spawn_key=(crc32(target.name.encode()),))
         try:
-            if own_size and layer is not None:
+            if target.own_size and layer is not None:
                 target = replace(target, k=self._solver.own_size(layer, observed))
             if held is not None and contest and target.k < part.n:
                 judge = partial(self._judgement, target, wanted)

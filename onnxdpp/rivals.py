@@ -88,17 +88,6 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
     ]
 
 
-def told(rivals: Sequence[Rival]) -> str | None:
-    """One line where a single method won."""
-    winner = next((rival for rival in rivals[1:] if rival.taken), None)
-    if winner is None:
-        return None
-    return (
-        f"One method throughout, {winner.method}, answers nearer to the original on rows held out than the best of "
-        f"each layer: discrepancy {winner.judgement.discrepancy:.4g}, {rivals[0].judgement.discrepancy:.4g}."
-    )
-
-
 def _asked(todo: Plan, options: Options) -> bool:
     widths = [target.part.n if isinstance(target.part, Layer) else NARROW + 1 for target in todo.targets]
     whole = options.method == "auto" and options.refit != "none" and options.apply is None and options.keep != "auto"

@@ -40,7 +40,10 @@ def swept(job: Job, todo: Plan, results: Sequence[LayerResult]) -> tuple[Plan, s
         return model, found
 
     chosen = [tuple(result.keep or ()) for result in results]
-    targets = [replace(target, k=len(keep), keep=keep) for target, keep in zip(todo.targets, chosen, strict=True)]
+    targets = [
+        replace(target, k=len(keep), keep=keep, own_size=False)
+        for target, keep in zip(todo.targets, chosen, strict=True)
+    ]
     plan = replace(todo, targets=tuple(targets))
     judge = Judge(job.graph, job.batches, job.provider, job.options.mask)
     first = best = judge.judge(tried(plan)[0])

@@ -300,6 +300,11 @@ def test_report_applied_to_another_training_keeps_the_neurons_and_fits_anew() ->
         ({"layers": [{"name": "fc1", "width": 80, "keep": [80]}]}, "The report to apply keeps 1 neurons of 'fc1'"),
         ({"layers": [{"name": "fc1", "width": 80, "keep": [2, 1]}]}, "The report to apply keeps 2 neurons of 'fc1'"),
         ({"layers": [{"name": "fc1", "width": 80, "keep": None}]}, "The report to apply is none of onnxdpp prune with"),
+        (
+            {"layers": [{"name": "fc1", "width": 80, "keep": [0.5]}]},
+            "The report to apply is none of onnxdpp prune with",
+        ),
+        ({"layers": 2 * [{"name": "fc1", "width": 80, "keep": [1]}]}, "The report to apply has a layer twice."),
         ({"layers": []}, "The report to apply has no layers."),
         ({}, "The report to apply is none of onnxdpp prune with"),
     ],
@@ -313,3 +318,20 @@ def test_reports_that_cannot_be_applied(report: dict[str, Any], message: str) ->
 def test_report_that_is_no_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"The report '.*' cannot be read"):
         onnxdpp.prune(network(), X, apply=tmp_path / "none.json", provider="cpu")
+
+
+def test_report_that_leaves_a_consumer_nothing_cannot_be_applied() -> None:
+    proto = model(
+        """g (float[N, 8] x) => (float[N, 3] y, float[N, 2] z) {
+            [f] a = Gemm(x, w1, b1)  p, q = Split <axis = 1> (a, sizes)  g = Relu(p)  h = Tanh(q)
+            y = MatMul(g, w2)  z = MatMul(h, w3)
+        }""",
+        w1=(8, 12), b1=(12,), w2=(7, 3), w3=(5, 2), sizes=np.int64([7, 5]),
+    )  # fmt: skip
+    x = {"x": normal(50, 8)}
+    report = onnxdpp.prune(proto, x, keep=0.5, provider="cpu").report
+    again = onnxdpp.prune(proto, x, apply=report, provider="cpu").report
+    assert again["layers"][0]["keep"] == report["layers"][0]["keep"]
+    report["layers"][0]["keep"] = [0, 1]
+    with pytest.raises(UsageError, match="Of layer 'f' 2 sections must keep a neuron each"):
+        onnxdpp.prune(proto, x, apply=report, provider="cpu")

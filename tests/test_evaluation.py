@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnxdpp.errors import DataError, ModelError
-from onnxdpp.evaluation import Discrepancy, compare, macs_per_row, parameters
-from onnxdpp.graph.batches import Batches, input_specs, open_batches
+from onnxdpp.evaluation import Discrepancy, Recalled, compare, macs_per_row, parameters
+from onnxdpp.graph.batches import Batch, Batches, input_specs, open_batches
+from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Graph
 
 Array = NDArray[Any]
@@ -290,6 +291,27 @@ def test_failing_run_names_the_rows() -> None:
     # four rows would not fit, and of five the first four come first
     with pytest.raises(DataError, match="rows 0 to 3"):
         compared(text, text, {"x": np.ones((5, 2), np.float32)}, 4)
+
+
+@pytest.mark.parametrize(("most", "runs"), [(2**27, 3), (16, 4), (0, 6)])
+def test_answers_that_fit_are_recalled(monkeypatch: pytest.MonkeyPatch, most: int, runs: int) -> None:
+    """Of three batches, compared twice, with answers of 8 bytes each: how often the original runs."""
+    ran: list[int] = []
+    run = Session.run
+
+    def counted(session: Session, batch: Batch) -> list[Any]:
+        ran.append(batch.first)
+        return run(session, batch)
+
+    first, second = parsed(SCALE % "1.0"), parsed(SCALE % "1.5")
+    rows = batches(first, {"x": X}, 1)
+    alone = compare(Graph(first), second, rows, "cpu").outputs
+    monkeypatch.setattr(Session, "run", counted)
+    monkeypatch.setattr("onnxdpp.evaluation.MOST_BYTES", most)
+    recalled = Recalled(first, "cpu")
+    for _ in range(2):
+        assert compare(Graph(first), second, rows, "cpu", before=recalled).outputs == alone
+    assert len(ran) - 6 == runs
 
 
 def test_progress_is_told_the_rows_of_each_batch() -> None:

@@ -170,3 +170,15 @@ def test_numbers_of_numpy_are_taken_and_told_as_plain_ones() -> None:
     )  # fmt: skip
     assert json.loads(to_json(found)) == found
     assert found["options"]["layers"] == ["fc1"]
+
+
+@pytest.mark.parametrize("method", ["dpp", "auto"])
+def test_own_keep_of_a_layer_goes_before_the_size_of_its_dpp(method: str) -> None:
+    def kept(*layers: str, **options: Any) -> list[int]:
+        given = {"keep": "auto", "method": method, "provider": "cpu", "layers": layers, **options}
+        return [layer["kept"] for layer in onnxdpp.prune(mlp(), {"x": data()}, **given).report["layers"]]
+
+    assert kept()[0] < 16
+    assert kept("fc1=1.0", "fc2")[0] == 16
+    assert kept("fc1=0.5", "fc2")[0] == 8
+    assert kept("fc1=1.0", "fc2", sweeps=1)[0] == 16
