@@ -70,6 +70,13 @@ def test_auto_takes_a_sparse_initializer_where_operators_cannot_decode() -> None
     assert told(net(0.02, (32, 32), opset=17)).form == "sparse"  # the operators would take as much as the weight
 
 
+def test_auto_takes_a_sparse_initializer_only_where_it_is_clearly_smaller() -> None:
+    proto = net(0.03, (48, 48))
+    assert 0.9 * told(proto, storage="packed").bytes < told(proto, storage="sparse").bytes
+    assert told(proto, storage="sparse").bytes < told(proto, storage="packed").bytes
+    assert told(proto).form == "gaps"
+
+
 @pytest.mark.parametrize("opset", [9, 10])
 def test_an_old_opset_says_what_to_do(opset: int) -> None:
     row = told(net(0.5, opset=opset))
