@@ -235,6 +235,16 @@ def test_names_clash_with_nothing() -> None:
     assert encoded(unpack(packed, None)[0]) == encoded(proto)
 
 
+def test_a_weight_may_be_named_like_what_all_share() -> None:
+    proto = model("g (float[N, 64] x) => (float[N, 48] y) { y = MatMul(x, onnxdpp) }", onnxdpp=masked(64, 48, keep=0.3))
+    packed, (row,) = pack(proto, None)
+    assert row.form == "packed"
+    check_model(packed, "the packed model")
+    feed = {"x": normal(5, 64)}
+    assert same_bits(run(proto, feed), run(packed, feed))
+    assert encoded(unpack(packed, None)[0]) == encoded(proto)
+
+
 # Values as float16
 
 
@@ -322,6 +332,13 @@ def test_one_group_of_one_output_breaks_a_pattern() -> None:
     weight[:4, 0] = 1
     assert told(net(W=weight)).pattern == ""
     assert told(net(W=weight)).form == "packed"
+
+
+def test_the_inputs_behind_the_last_whole_group_count_too() -> None:
+    weight = np.concatenate([grouped(2, 4), masked(3, 48, keep=1)])
+    assert told(net(shape=(67, 48), W=weight)).pattern == ""
+    weight[-1] = 0
+    assert told(net(shape=(67, 48), W=weight)).pattern == "2:4"
 
 
 def test_a_pattern_across_the_inputs_is_none() -> None:
