@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from onnxdpp.algebra.contest import WIDEST
 from onnxdpp.algebra.neurons import Inputs, through
 from onnxdpp.algebra.tableau import error_curve
+from onnxdpp.edge_bytes import bytes_of_edges
 from onnxdpp.errors import UsageError
 from onnxdpp.evaluation import compare, macs_by_node, parameters
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
@@ -170,11 +171,14 @@ def _edges(
     progress: Progress,
     sensitivity: Sensitivity,
 ) -> Plan:
-    """The same fraction of the edges into every output: as many as may be weights other than zero, or as are needed."""
+    """The same fraction of the edges into every output: as many as the file may hold, or as are needed."""
     parts = [target.part for target in todo.targets if isinstance(target.part, Projection)]
     path = _uniform(parts, options)
     if options.target_discrepancy is not None:
         return _good_enough(graph, path, todo, options, batches, provider, progress, sensitivity)
+    if options.target_bytes is not None:
+        size = bytes_of_edges(graph, todo, options)
+        return _planned(todo, _light_enough(path, size, options.target_bytes, "bytes"))
     goal = float(options.target_parameters or 0.0) * parameters(graph.model, graph.folder)[0]
     return _planned(todo, _light_enough(path, weight_of_edges(graph, todo, options), goal, "parameters"))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from onnxdpp.cli_storage import pack, unpack
 from onnxdpp.errors import UsageError
 from onnxdpp.gating import MISSED, check_summary, gates, missed
 from onnxdpp.terminal import (
@@ -23,6 +24,7 @@ from onnxdpp.terminal import (
     PROVIDER,
     QUIET,
     SKIP,
+    VALUES,
     Bytes,
     Keep,
     check_calib,
@@ -166,6 +168,12 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     help="Of one matrix of second moments; wider consumers are refitted by channels.",
 )
 @MAX_ROWS
+@click.option(
+    "--storage",
+    metavar="dense|packed|sparse|auto",
+    help="How zeros are written.  [default: auto for edges: not at all; dense for neurons]",
+)
+@VALUES
 @click.option("--data", metavar="DATA", help="Try the pruned model on these rows too.")
 @click.option("--labels", metavar="NAME", help="The array of --data that holds the class of each row.")
 @gates
@@ -399,6 +407,10 @@ def compare(
         click.echo(to_json(found), nl=False)
     elif not quiet:
         show(comparison_tables(found))
+
+
+cli.add_command(pack)
+cli.add_command(unpack)
 
 
 def _split(text: str) -> list[str]:

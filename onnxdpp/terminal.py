@@ -150,6 +150,9 @@ SKIP = click.option("--skip", multiple=True, metavar="PATTERN", help="Leave thes
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
 DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
+VALUES = click.option(
+    "--values", default="same", show_default=True, metavar="same|float16", help="Of packed weights: rounded or not."
+)
 MAX_ROWS = click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
 
 

@@ -411,7 +411,8 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
         "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 19, "pattern": None, "mask": None,
         "memory": 2**31, "swaps": 0, "sensitivity": True, "sweeps": 0, "target_parameters": None,
         "target_bytes": None, "target_macs": None, "target_discrepancy": None, "allocation": "measured",
-        "apply": None, "data": None, "labels": None, "max_discrepancy": None, "max_accuracy_drop": None,
+        "apply": None, "storage": "dense", "values": "same", "data": None, "labels": None,
+        "max_discrepancy": None, "max_accuracy_drop": None,
         "min_agreement": None, "max_size_ratio": None, "min_speedup": None, "baseline": None,
     }  # fmt: skip
 
