@@ -250,7 +250,7 @@ def _overwrite(
 ) -> None:
     """Put `array` where the constant `name` was."""
     if name in tensors:
-        _fill(tensors[name], array)
+        fill(tensors[name], array)
         for value in model.graph.input:  # before IR version 4 initializers are listed there too
             if value.name == name:
                 value.type.CopyFrom(helper.make_tensor_type_proto(tensors[name].data_type, array.shape))
@@ -259,16 +259,16 @@ def _overwrite(
     entry = node.attribute[0]
     array = array.copy()  # not in a file: runtimes look for external data of initializers only
     if entry.name == "value":
-        _fill(entry.t, array)
+        fill(entry.t, array)
     else:
         tensor = TensorProto()
         tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-        _fill(tensor, array)
+        fill(tensor, array)
         node.attribute.remove(entry)
         node.attribute.append(helper.make_attribute("value", tensor))
 
 
-def _fill(tensor: TensorProto, array: Array) -> None:
+def fill(tensor: TensorProto, array: Array) -> None:
     """New dims and data; name, type and all other fields stay. An array in a file stays there."""
     del tensor.dims[:]
     tensor.dims.extend(array.shape)
@@ -286,7 +286,7 @@ def add_initializer(model: ModelProto, name: str, array: Array) -> None:
     tensor = model.graph.initializer.add()
     tensor.name = name
     tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
-    _fill(tensor, array)
+    fill(tensor, array)
     if model.ir_version < 4:
         value = ValueInfoProto(name=name)
         value.type.CopyFrom(helper.make_tensor_type_proto(tensor.data_type, array.shape))
