@@ -11,7 +11,6 @@ from onnxdpp.errors import UsageError
 from onnxdpp.terminal import (
     DEBUG,
     JSON,
-    PROVIDER,
     QUIET,
     VALUES,
     importing,
@@ -28,6 +27,9 @@ if TYPE_CHECKING:
 
 FORCE = click.option("--force", is_flag=True, help="Overwrite OUT and the report.")
 REPORT = click.option("--report", metavar="FILE.json", help="Write the findings there.")
+PROVIDER = click.option(
+    "--provider", default="cpu", show_default=True, metavar="auto|cpu|cuda", help="Where both are run to compare them."
+)
 SEED = click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of the random rows.")
 
 

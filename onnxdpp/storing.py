@@ -72,7 +72,7 @@ def pack(
     storage: str = "auto",
     values: str = "same",
     opset: int | None = None,
-    provider: str = "auto",
+    provider: str = "cpu",
     seed: int = 0,
     progress: Progress = lambda text, fraction: None,
 ) -> PackResult:
@@ -89,7 +89,7 @@ def pack(
         As they are, or rounded.
     opset : int, optional
         Convert the model to this version of the ONNX operators first: what unpacks needs 11 or newer.
-    provider : {"auto", "cpu", "cuda"}
+    provider : {"cpu", "cuda", "auto"}
         Where both models are run to see that they give the same.
     seed : int
         Of the random rows for that.
@@ -152,7 +152,7 @@ def pack(
 def unpack(
     model: Model,
     *,
-    provider: str = "auto",
+    provider: str = "cpu",
     seed: int = 0,
     progress: Progress = lambda text, fraction: None,
 ) -> PackResult:
