@@ -182,14 +182,14 @@ class _Chooser:
         if narrow:
             error = float(np.abs(array.astype(np.float64) - exact).max())
             stored = replace(stored, nonzero=_nonzero(array), max_error=error)
-        reasons: list[str] = []
+        why_not: dict[str, str] = {}
         found: list[tuple[int, Record]] = []
         for form in (*CODES, "sparse"):
             if self.storage not in ("auto", "sparse" if form == "sparse" else "packed"):
                 continue
             reason = self._why_not(form, array, codes)
             if reason:
-                reasons.append(reason)
+                why_not[form] = reason
                 continue
             record = Record(
                 stored.name, form, stored.dtype, stored.shape, narrow=narrow and form != "sparse",
@@ -197,7 +197,7 @@ class _Chooser:
             )  # fmt: skip
             found.append((self._bytes(record, array), record))
         if not found:
-            return Choice(replace(stored, max_error=0.0, reason=reasons[0]))
+            return Choice(replace(stored, max_error=0.0, reason=next(iter(why_not.values()))))
         by_codes = [size for size, record in found if record.form != "sparse"]
         limit = (1 - MARGIN) * min(by_codes) if by_codes else np.inf
         size, record = min(((n, r) for n, r in found if r.form != "sparse" or n < limit), key=lambda pair: pair[0])
@@ -205,6 +205,7 @@ class _Chooser:
         if saved < MARGIN * stored.dense_bytes or saved < LEAST:
             least = f"{LEAST} bytes" if saved >= MARGIN * stored.dense_bytes else f"{MARGIN:.0%}"
             reason = f"{record.form} would take {size} of its {stored.dense_bytes} bytes, which saves less than {least}"
+            reason = why_not.get("packed", reason)
             return Choice(replace(stored, max_error=0.0, reason=reason))
         kept = "float16" if record.narrow else "same"
         error = stored.max_error if record.narrow else 0.0

@@ -137,7 +137,7 @@ def _encode(model: ModelProto, folder: Path | None, shared: str, records: list[R
     for record in records:
         tensor = tensors[record.name]
         if record.form == "sparse":
-            model.graph.sparse_initializer.append(_sparse(tensor, folder, record, spill))
+            model.graph.sparse_initializer.append(_sparse(tensor, folder, record))
             continue
         nodes += decoder(record, shared)
         common |= shared_constants(record)
@@ -177,13 +177,13 @@ def _fill_coded(tensor: TensorProto, folder: Path | None, record: Record, spill:
     return codes
 
 
-def _sparse(tensor: TensorProto, folder: Path | None, record: Record, spill: Spill) -> SparseTensorProto:
-    """The same tensor as a sparse initializer, indices linear and ascending."""
+def _sparse(tensor: TensorProto, folder: Path | None, record: Record) -> SparseTensorProto:
+    """The same tensor as a sparse initializer, indices linear and ascending; it never lies in external data."""
     entries = bits_of(_array(tensor, folder))
     places = np.flatnonzero(entries).astype(np.int64)
     result = SparseTensorProto(dims=record.shape)
     result.values.CopyFrom(tensor)
-    fill(result.values, spill(f"{record.name}/values", entries[places].view(record.numpy_type)))
+    fill(result.values, entries[places].view(record.numpy_type))
     result.indices.data_type = TensorProto.INT64
-    fill(result.indices, spill(f"{record.name}/indices", places))
+    fill(result.indices, places)
     return result
