@@ -70,7 +70,8 @@ class Form:
     def report(self, files: Mapping[str, Any] | None) -> dict[str, Any]:
         """The ``storage`` of a report; `files` is what `weighed` gives."""
         tensors = [{**asdict(part), "shape": list(part.shape)} for part in self.tensors]
-        return {"asked": self.asked, "values": self.values, "tensors": tensors, "files": files}
+        totals = {key: sum(part[key] for part in tensors) for key in ("nonzero", "dense_bytes", "bytes")}
+        return {"asked": self.asked, "values": self.values, "tensors": tensors, "totals": totals, "files": files}
 
 
 def form_of(model: ModelProto, folder: Path | None, storage: str, values: str) -> Form:

@@ -5,7 +5,7 @@ The JSON Schemas beside this file (``schemas/report.json`` and others) say what 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -248,12 +248,6 @@ class Packing:
         model = {"before": asdict(self.before), "after": asdict(self.after)}
         opset = {"before": self.opset[0], "after": self.opset[1]}
         return {"schema": PACKING_SCHEMA, "model": model, "opset": opset, **rest}
-
-
-def stored_totals(tensors: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
-    """Bytes of these weights, dense and as they are stored."""
-    tensors = list(tensors)
-    return sum(part["dense_bytes"] for part in tensors), sum(part["bytes"] for part in tensors)
 
 
 def shown_shape(shape: Iterable[int]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from onnxdpp.cells import duration, new_table, number, pair
-from onnxdpp.report import FORMS, printable, shown_shape, stored_totals
+from onnxdpp.report import FORMS, printable, shown_shape
 
 
 def storage_tables(storage: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -34,10 +34,11 @@ def storage_tables(storage: Mapping[str, Any]) -> Iterator[RenderableType]:
                 *pair(part["dense_bytes"], part["bytes"]),
                 *[number(part["max_error"]) if part["values"] != "same" else "-"] * rounded,
             )
-        dense_bytes, bytes_ = stored_totals(stored)
         if len(stored) > 1:
-            row = ["", "", *[""] * patterned, "", *pair(dense_bytes, bytes_), *[""] * rounded]
-            table.add_row("together", *row)
+            nonzero, before, after = (sum(part[key] for part in stored) for key in ("nonzero", "dense_bytes", "bytes"))
+            table.add_row(
+                "together", "", f"{nonzero:,}", *[""] * (patterned + 1), *pair(before, after), *[""] * rounded
+            )
         yield table
     if whole:
         table = new_table("stays dense", "reason", text=2)

@@ -120,6 +120,8 @@ def test_report_of_pack_is_that_of_the_files(tmp_path: Path, dense: Path) -> Non
     assert all(0 < side["load"]["load_seconds"] < 10 for side in sides.values())
     tensors = {part["name"]: part for part in report["storage"]["tensors"]}
     assert {"w1", "w2"} <= set(tensors) <= {"w1", "w2", "w3"}
+    totals = report["storage"]["totals"]
+    assert totals == {key: sum(part[key] for part in tensors.values()) for key in totals}
     for part in tensors.values():
         kept = np.count_nonzero(
             numpy_helper.to_array(next(t for t in masked().graph.initializer if t.name == part["name"]))
