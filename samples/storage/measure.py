@@ -67,8 +67,8 @@ def mnist(arguments: argparse.Namespace) -> Iterator[str]:
     yield "- bytes: of the file, in units of the bytes of the dense weights; bound: keep + 0.04"
     yield f"- answers: of the packed and of the dense file on {len(rows):,} test rows"
     yield "- optimized: operators that onnxruntime runs, as it writes them (`optimized_model_filepath`)"
-    yield "- latency: packed / dense, interleaved, one thread, without spinning (`onnxdpp.latency`), by the time that the"
-    yield f"  thread has on the processor: the median of {RATIOS} evaluations, and their range"
+    yield "- latency: packed / dense, interleaved, one thread, without spinning (`onnxdpp.latency`), by the time that"
+    yield f"  the thread has on the processor: the median of {RATIOS} evaluations, and their range"
     head = ("keep", "bytes", "bound", "answers", "accuracy", "optimized", "latency, 1 row", "latency, 256 rows")
     table = []
     for keep in arguments.keep:
