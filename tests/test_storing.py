@@ -325,7 +325,7 @@ def test_edges_as_sparse_initializers() -> None:
     )
 
 
-@pytest.mark.parametrize("method", ["importance", "obs", "auto"])
+@pytest.mark.parametrize("method", ["importance", "dpp", "obs", "omp", "auto"])
 def test_second_pruning_of_the_packed_file_keeps_the_mask(method: str) -> None:
     first = pruned(method=method, refit="affine")
     second = onnxdpp.prune(first.model, {"x": X}, unit="edge", keep=0.3, method=method, provider="cpu")
