@@ -291,6 +291,11 @@ def simplifiers(arguments: argparse.Namespace) -> Iterator[str]:
             told = ", ".join(f"{count} {name}" for name, count in found.items())
             still = "yes" if largest < 784 * 500 * 2 else "no: dense weights again"
             table.append([tool or "as packed", f"{out.stat().st_size:,}", told, still])
+    words = (
+        "from importlib.metadata import version as v; print(', '.join(f'{n} {v(n)}' for n in ('onnxsim', 'onnxslim')))"
+    )
+    said = subprocess.run([arguments.bin / "python", "-c", words], capture_output=True, text=True, check=True).stdout
+    yield f"- tools: {said.strip()}; other runtimes were not tried"
     yield "- the network on MNIST, edges at keep 0.2 (importance), packed; then as the tool writes it, at its defaults"
     yield from lines_of(head, table)
 
