@@ -154,9 +154,7 @@ def large(arguments: argparse.Namespace) -> Iterator[str]:
                 ("dense", None),
                 ("sparse_initializer", {"storage": "sparse"}),
                 ("packed", {"storage": "packed"}),
-                ("auto", {}),
                 ("packed, float16", {"storage": "packed", "values": "float16"}),
-                ("auto, float16", {"values": "float16"}),
             ):
                 entries = form(model, path, options)
                 if entries is not None:
