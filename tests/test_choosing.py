@@ -10,7 +10,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from test_storage import DECODING, dtype_of, encoded, held, masked, net, operators, same_bits
 
 from onnxdpp.errors import ModelError, UsageError
-from onnxdpp.graph import choosing
+from onnxdpp.graph import choosing, unpacking
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.model import load_model, save_model
@@ -68,6 +68,13 @@ def test_auto_takes_a_sparse_initializer_where_operators_cannot_decode() -> None
     assert told(net(0.05, opset=17)).form == "gaps"
     assert told(net(0.05, opset=10)).form == "sparse"
     assert told(net(0.02, (32, 32), opset=17)).form == "sparse"  # the operators would take as much as the weight
+
+
+def test_auto_takes_a_sparse_initializer_only_where_it_is_clearly_smaller() -> None:
+    proto = net(0.03, (48, 48))
+    assert 0.9 * told(proto, storage="packed").bytes < told(proto, storage="sparse").bytes
+    assert told(proto, storage="sparse").bytes < told(proto, storage="packed").bytes
+    assert told(proto).form == "gaps"
 
 
 @pytest.mark.parametrize("opset", [9, 10])
@@ -153,6 +160,14 @@ def test_weights_in_bodies_stay_dense() -> None:
     assert encoded(pack(proto, None)[0]) == encoded(proto)
 
 
+def test_weights_in_constant_nodes_stay_dense() -> None:
+    proto = net()
+    constant = helper.make_node("Constant", [], ["W"], value=numpy_helper.from_array(masked(64, 48, keep=0.2)))
+    del proto.graph.initializer[0]
+    proto.graph.node.insert(0, constant)
+    assert reasons(proto) == {"W": "it stands in a Constant node, and only initializers are packed"}
+
+
 def test_other_element_types_stay_dense() -> None:
     proto = net()
     small = helper.make_tensor("Q", TensorProto.INT4, [64, 64], np.eye(64, dtype=np.int8).ravel())
@@ -220,6 +235,16 @@ def test_names_clash_with_nothing() -> None:
     assert encoded(unpack(packed, None)[0]) == encoded(proto)
 
 
+def test_a_weight_may_be_named_like_what_all_share() -> None:
+    proto = model("g (float[N, 64] x) => (float[N, 48] y) { y = MatMul(x, onnxdpp) }", onnxdpp=masked(64, 48, keep=0.3))
+    packed, (row,) = pack(proto, None)
+    assert row.form == "packed"
+    check_model(packed, "the packed model")
+    feed = {"x": normal(5, 64)}
+    assert same_bits(run(proto, feed), run(packed, feed))
+    assert encoded(unpack(packed, None)[0]) == encoded(proto)
+
+
 # Values as float16
 
 
@@ -262,6 +287,26 @@ def test_values_that_float16_does_not_hold_keep_their_type(kind: str, value: flo
     assert encoded(unpack(packed, None)[0]) == encoded(proto)
 
 
+def test_sparse_initializers_keep_their_type() -> None:
+    weight = masked(100, 100, keep=0.1)
+    weight[0, 0] = 1e-9  # float16 would make it zero
+    row = told(held(weight), storage="sparse", values="float16")
+    assert (row.form, row.values, row.max_error) == ("sparse", "same", 0)
+    assert (row.nonzero, row.reason) == (np.count_nonzero(weight), "a sparse initializer keeps its type")
+
+
+def test_sparse_initializers_of_next_to_nothing_stay_dense(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = np.zeros((200, 200), np.float32)
+    weight[0, :12] = 1
+    assert told(held(weight), storage="sparse").form == "sparse"
+    monkeypatch.setattr(unpacking, "MAX_FOLDED", 100_000)
+    assert told(held(weight), storage="sparse").reason == "144 bytes are too few for so large a weight"
+    weight[1, :2] = 1
+    packed, (row,) = pack(held(weight), None, storage="sparse")
+    assert row.form == "sparse"
+    assert encoded(unpack(packed, None)[0]) == encoded(held(weight))
+
+
 # Patterns
 
 
@@ -277,7 +322,7 @@ def test_a_pattern_along_the_inputs_is_found(kept: int, group: int) -> None:
     name = f"{kept}:{group}"
     row = told(net(W=grouped(kept, group)))
     assert (row.form, row.pattern) == ("dense", name)
-    assert row.reason == f"its pattern {name} is left to hardware that knows it"
+    assert row.reason == f"its pattern {name} is left to hardware that knows it; storage packed packs it"
     asked = told(net(shape=(256, 48), W=grouped(kept, group, 256)), storage="packed")
     assert (asked.form in ("packed", "gaps"), asked.pattern) == (True, name)
 
@@ -287,6 +332,13 @@ def test_one_group_of_one_output_breaks_a_pattern() -> None:
     weight[:4, 0] = 1
     assert told(net(W=weight)).pattern == ""
     assert told(net(W=weight)).form == "packed"
+
+
+def test_the_inputs_behind_the_last_whole_group_count_too() -> None:
+    weight = np.concatenate([grouped(2, 4), masked(3, 48, keep=1)])
+    assert told(net(shape=(67, 48), W=weight)).pattern == "4:8"
+    weight[-1] = 0
+    assert told(net(shape=(67, 48), W=weight)).pattern == "2:4"
 
 
 def test_a_pattern_across_the_inputs_is_none() -> None:

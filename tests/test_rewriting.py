@@ -365,6 +365,13 @@ def test_new_weights_act_as_given(attributes: str, shape: tuple[int, ...]) -> No
     np.testing.assert_allclose(run(result, X)[0], X["x"] @ weights, rtol=0, atol=1e-5)
 
 
+def test_masked_weights_have_no_bits_behind_a_negative_alpha() -> None:
+    """A -0.0 would be kept, as every bit is, when the weights are packed."""
+    graph = graph_of(model("g (float[N, 4] x) => (float[N, 5] y) { [fc1] y = Gemm<alpha = -2.0>(x, W1) }", W1=(4, 5)))
+    result = apply(graph, reweighted(graph, projection_of(graph, "fc1"), np.zeros((4, 5)), None))
+    assert constant(result, "W1").tobytes() == bytes(4 * 4 * 5)
+
+
 @pytest.mark.parametrize("attributes", ["<alpha = 0.1>", "<alpha = -3.0, transB = 1>"])
 def test_weights_that_act_already_keep_every_bit(attributes: str) -> None:
     """Also where multiplying and dividing by alpha would not."""

@@ -10,9 +10,9 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import run
+from models import model, run
 from onnx import ModelProto, TensorProto, helper, numpy_helper
-from test_storage import encoded, net
+from test_storage import encoded, masked, net
 
 from onnxdpp.errors import ModelError
 from onnxdpp.graph import unpacking
@@ -339,6 +339,18 @@ def test_a_shared_constant_that_somebody_reads_stays() -> None:
     back, _ = unpack(proto, None)
     check_model(back, "the model")
     assert [tensor.name for tensor in back.graph.initializer] == ["W", "b", "onnxdpp/packed/table"]
+
+
+def test_the_order_of_the_metadata_does_not_matter() -> None:
+    weights = {f"W{number}": masked(60, 60, keep=0.1, seed=number) for number in range(4)}
+    body = " ".join(f"h{number + 1} = MatMul(h{number}, W{number})" for number in range(4))
+    proto = model(f"g (float[N, 60] h0) => (float[N, 60] h4) {{ {body} }}", **weights)
+    for storage in ("packed", "sparse"):
+        there = pack(proto, None, storage=storage)[0]
+        whole = metadata(there)
+        assert len(whole["tensors"]) == 4
+        tell(there, {**whole, "tensors": whole["tensors"][::-1]})
+        assert encoded(unpack(there, None)[0]) == encoded(proto)
 
 
 def test_other_sparse_initializers_and_metadata_stay() -> None:

@@ -9,6 +9,7 @@ that knows the pattern wants to see it.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,11 @@ from onnxdpp.graph.index import ONNX_DOMAINS, Graph
 from onnxdpp.graph.names import Names
 from onnxdpp.graph.patterns import pattern, weights_of
 from onnxdpp.graph.records import TYPES, Record
+from onnxdpp.graph.unpacking import too_large
 from onnxdpp.graph.walking import all_graphs, quoted
+
+FORMS = {"dense": (), "packed": CODES, "sparse": ("sparse",), "auto": (*CODES, "sparse")}
+"""The forms that each storage may take."""
 
 SMALLEST = 1024
 ZEROS = 0.1
@@ -135,25 +140,22 @@ class _Chooser:
     def choices(self, codes: tuple[str, ...]) -> list[Choice]:
         """A choice for each weight; of the codes, only these may be taken."""
         result = []
-        for place, tensor in _tensors(self.graph.model):
+        for place, name, tensor, why in _tensors(self.graph.model):
             array = tensor_array(tensor, self.graph.folder)
             if array is None:
-                place_of = f"Initializer {quoted(tensor.name)} lies in external data"
-                raise ModelError(f"{place_of}, and nothing says in which folder. Name it.")
+                raise ModelError(
+                    f"Initializer {quoted(name)} lies in external data, and nothing says in which folder. Name it."
+                )
             if not _worth_it(array):
                 continue
             dtype = array.dtype.name
-            stored = Stored(tensor.name, "dense", array.shape, dtype, _nonzero(array), array.nbytes, array.nbytes)
-            reason = self._why_dense(place, tensor)
-            result.append(Choice(replace(stored, reason=reason)) if reason else self._best(place, stored, array, codes))
+            stored = Stored(name, "dense", array.shape, dtype, _nonzero(array), array.nbytes, array.nbytes)
+            left = "dense was asked for" if self.storage == "dense" else why or self._why_dense(tensor)
+            result.append(Choice(replace(stored, reason=left)) if left else self._best(place, stored, array, codes))
         return result
 
-    def _why_dense(self, place: int, tensor: TensorProto) -> str:
+    def _why_dense(self, tensor: TensorProto) -> str:
         name, graph = tensor.name, self.graph
-        if self.storage == "dense":
-            return "dense was asked for"
-        if place < 0:
-            return "it lies in the body of a node"
         if tensor.data_type not in TYPES.values():
             return f"{TensorProto.DataType.Name(tensor.data_type).lower()} is not packed"
         if name in {value.name for value in graph.model.graph.input}:
@@ -174,79 +176,72 @@ class _Chooser:
         if projection is not None:
             stored = replace(stored, pattern=pattern(_kept(array), projection))
         if stored.pattern and self.storage == "auto":
-            return Choice(replace(stored, reason=f"its pattern {stored.pattern} is left to hardware that knows it"))
-        exact, note = array, ""
-        if self.values == "float16":
-            array, note = rounded(exact)
-        narrow = self.values == "float16" and not note and array.dtype != np.float16
-        if narrow:
-            error = float(np.abs(array.astype(np.float64) - exact).max())
-            stored = replace(stored, nonzero=_nonzero(array), max_error=error)
-        why_not: dict[str, str] = {}
+            why = f"its pattern {stored.pattern} is left to hardware that knows it; storage packed packs it"
+            return Choice(replace(stored, reason=why))
+        coarse, note = rounded(array) if self.values == "float16" else (array, "")
         found: list[tuple[int, Record]] = []
-        for form in (*CODES, "sparse"):
-            if self.storage not in ("auto", "sparse" if form == "sparse" else "packed"):
-                continue
-            reason = self._why_not(form, array, codes)
-            if reason:
-                why_not[form] = reason
-                continue
-            record = Record(
-                stored.name, form, stored.dtype, stored.shape, narrow=narrow and form != "sparse",
-                stem="" if form == "sparse" else self._stem(stored.name), position=place if form == "sparse" else 0,
-            )  # fmt: skip
-            found.append((self._bytes(record, array), record))
+        why_not: dict[str, str] = {}
+        for form in FORMS[self.storage]:
+            if why := self._why_not(form, array, codes):
+                why_not[form] = why
+            else:
+                found.append(
+                    self._sized(form, place, stored, array if form == "sparse" else coarse, coarse is not array)
+                )
         if not found:
-            return Choice(replace(stored, max_error=0.0, reason=next(iter(why_not.values()))))
-        by_codes = [size for size, record in found if record.form != "sparse"]
-        limit = (1 - MARGIN) * min(by_codes) if by_codes else np.inf
-        size, record = min(((n, r) for n, r in found if r.form != "sparse" or n < limit), key=lambda pair: pair[0])
+            return Choice(replace(stored, reason=next(iter(why_not.values()))))
+        limit = (1 - MARGIN) * min((size for size, record in found if record.form != "sparse"), default=np.inf)
+        found = [(size, record) for size, record in found if record.form != "sparse" or size < limit]
+        size, record = min(found, key=lambda pair: pair[0])
         saved = stored.dense_bytes - size
         if saved < MARGIN * stored.dense_bytes or saved < LEAST:
             least = f"{LEAST} bytes" if saved >= MARGIN * stored.dense_bytes else f"{MARGIN:.0%}"
-            reason = f"{record.form} would take {size} of its {stored.dense_bytes} bytes, which saves less than {least}"
-            reason = why_not.get("packed", reason)
-            return Choice(replace(stored, max_error=0.0, reason=reason))
-        kept = "float16" if record.narrow else "same"
-        error = stored.max_error if record.narrow else 0.0
-        stored = replace(stored, form=record.form, bytes=size, reason=note, values=kept, max_error=error)
+            why = f"{record.form} would take {size} of its {stored.dense_bytes} bytes, which saves less than {least}"
+            return Choice(replace(stored, reason=why_not.get("packed", why)))
+        stored = replace(stored, form=record.form, bytes=size, reason=note)
+        if record.narrow:
+            error = float(np.abs(coarse.astype(np.float64) - array).max())
+            stored = replace(stored, nonzero=_nonzero(coarse), values="float16", max_error=error)
+        elif coarse is not array:
+            stored = replace(stored, reason="a sparse initializer keeps its type")
         return Choice(stored, record)
 
     def _why_not(self, form: str, array: Array, codes: tuple[str, ...]) -> str:
-        model, dtype = self.graph.model, array.dtype.name
+        """The reason why a weight cannot be stored in this form; empty where it can."""
+        ir_version, opset, dtype = self.graph.model.ir_version, self.graph.opset, array.dtype
         if form == "sparse":
-            if model.ir_version < SPARSE_IR:
-                return f"IR version {model.ir_version} has no sparse initializers; they came with {SPARSE_IR}"
-            return ""
-        if self.graph.opset < OPSET:
-            return f"opset {self.graph.opset} is too old for the decode, which needs {OPSET}: convert the model first"
-        if dtype == "bfloat16" and self.graph.opset < BFLOAT16_OPSET:
-            return (
-                f"opset {self.graph.opset} is too old for the decode of bfloat16, which needs {BFLOAT16_OPSET}: "
-                "convert the model first"
-            )
+            if ir_version < SPARSE_IR:
+                return f"IR version {ir_version} has no sparse initializers; they came with {SPARSE_IR}"
+            stored = _nonzero(array) * (8 + dtype.itemsize)
+            return f"{stored} bytes are too few for so large a weight" if too_large(array.nbytes, stored) else ""
+        if opset < OPSET:
+            return f"opset {opset} is too old for the decode, which needs {OPSET}: convert the model first"
+        if dtype.name == "bfloat16" and opset < BFLOAT16_OPSET:
+            needed = f"the decode of bfloat16, which needs {BFLOAT16_OPSET}"
+            return f"opset {opset} is too old for {needed}: convert the model first"
         if any(domain in ONNX_DOMAINS for domain, _ in self.graph.functions):
             return "the model has functions under the names of ONNX's own operators"
-        if (needed := largest_output(form, array.size, array.dtype.itemsize)) > MAX_FOLDED:
-            return f"its decode takes {needed} bytes at once, and onnxruntime folds {MAX_FOLDED}"
+        if (largest := largest_output(form, array.size, dtype.itemsize)) > MAX_FOLDED:
+            return f"its decode takes {largest} bytes at once, and onnxruntime folds {MAX_FOLDED}"
         if form not in codes:
             return f"packing would save less than the table takes that it needs, {TABLE_BYTES} bytes, and {LEAST} more"
-        if form == "gaps" and dtype == "bfloat16":
+        if form == "gaps" and dtype.name == "bfloat16":
             return "ConstantOfShape knows no bfloat16"
         return ""
 
-    def _bytes(self, record: Record, array: Array) -> int:
-        """What one form takes in the file, to a few bytes."""
-        width = 2 if record.narrow else array.dtype.itemsize
-        around = len(record.as_json()) + 1
-        if record.form == "sparse":
-            return _nonzero(array) * (8 + width) + around + len(record.name) + 40
-        for role in ("codes", "values"):
-            around += len(f"{record.stem}/{role}".encode()) + 20
+    def _sized(self, form: str, place: int, stored: Stored, array: Array, narrow: bool) -> tuple[int, Record]:
+        """A record for one form, and what it takes in the file, to a few bytes."""
+        if form == "sparse":
+            record = Record(stored.name, form, stored.dtype, stored.shape, position=place)
+            size = _nonzero(array) * (8 + array.dtype.itemsize)
+            return size + len(record.as_json()) + len(record.name) + 41, record
+        record = Record(stored.name, form, stored.dtype, stored.shape, self._stem(stored.name), narrow)
+        size = coded_bytes(form, bits_of(array), 2 if narrow else array.dtype.itemsize)
+        around = len(record.as_json()) + 1 + sum(node.ByteSize() + 3 for node in decoder(record, self.shared))
+        around += sum(len(f"{record.stem}/{role}".encode()) + 20 for role in ("codes", "values"))
         for role, constant in own_constants(record).items():
             around += numpy_helper.from_array(constant, f"{record.stem}/{role}").ByteSize() + 2
-        around += sum(node.ByteSize() + 3 for node in decoder(record, self.shared))
-        return coded_bytes(record.form, bits_of(array), width) + around
+        return size + around, record
 
     def _stem(self, name: str) -> str:
         if name not in self.stems:
@@ -264,11 +259,18 @@ def _stem(wish: str, names: Names, roles: Iterable[str]) -> str:
     return stem
 
 
-def _tensors(model: ModelProto) -> Iterator[tuple[int, TensorProto]]:
-    """Initializers: of the main graph, with their places; then those inside of it, at -1."""
-    for graph in all_graphs(model):
-        for place, tensor in enumerate(graph.initializer):
-            yield place if graph is model.graph else -1, tensor
+def _tensors(model: ModelProto) -> Iterator[tuple[int, str, TensorProto, str]]:
+    """All that could be a weight: its place among the initializers, name, tensor, and why it is out of the question."""
+    for place, tensor in enumerate(model.graph.initializer):
+        yield place, tensor.name, tensor, ""
+    for graph in islice(all_graphs(model), 1, None):
+        for tensor in graph.initializer:
+            yield -1, tensor.name, tensor, "it lies in the body of a node"
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.domain in ONNX_DOMAINS:
+            for entry in node.attribute:
+                if entry.name == "value":
+                    yield -1, node.output[0], entry.t, "it stands in a Constant node, and only initializers are packed"
 
 
 def _worth_it(array: Array) -> bool:

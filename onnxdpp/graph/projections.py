@@ -124,7 +124,7 @@ class Projection:
 
     def stored(self, effective: NDArray[np.float64]) -> NDArray[np.float64]:
         """The constant to store, from the matrix that is to act."""
-        return self.laid_out(effective / self.scale)
+        return self.laid_out(effective / self.scale + 0.0)  # a masked weight behind a negative alpha is no -0.0
 
     def laid_out(self, matrix: NDArray[Any]) -> NDArray[Any]:
         """An (n, m) array in the layout of the constant."""

@@ -65,9 +65,9 @@ def unpacked(model: ModelProto, folder: Path | None, spill: Spill) -> tuple[Mode
     return result, restored
 
 
-def too_large(size: int, itemsize: int, stored: int) -> bool:
-    """Whether a tensor is absurdly large beside the bytes that it is stored in."""
-    return size * itemsize > max(MAX_FOLDED, BLOW_UP * stored)
+def too_large(dense: int, stored: int) -> bool:
+    """Whether the bytes of a tensor are absurdly many beside those that it is stored in."""
+    return dense > max(MAX_FOLDED, BLOW_UP * stored)
 
 
 def _restored(file: "_File", record: Record, spill: Spill) -> Restored:
@@ -115,7 +115,7 @@ class _File:
         codes = self._array(f"{record.stem}/codes", (np.uint8, np.uint16) if record.form == "gaps" else (np.uint8,))
         values = self._array(f"{record.stem}/values", (np.float16 if record.narrow else record.numpy_type,))
         stored = codes.nbytes + values.nbytes
-        if too_large(record.size, record.numpy_type.itemsize, stored):
+        if too_large(record.size * record.numpy_type.itemsize, stored):
             raise ValueError(f"{record.size} entries are too many for {stored} bytes")
         own = {f"{record.stem}/{role}": array for role, array in own_constants(record).items()}
         shared = {f"{self.shared}/{role}": array for role, array in shared_constants(record).items()}
@@ -167,7 +167,7 @@ class _File:
             raise ValueError("its indices are not of one axis and int64")
         values, places = self._read(part.values), self._read(part.indices)
         stored = values.nbytes + places.nbytes
-        if too_large(record.size, values.dtype.itemsize, stored):
+        if too_large(record.size * values.dtype.itemsize, stored):
             raise ValueError(f"{record.size} entries are too many for {stored} bytes")
         if len(places) != len(values):
             raise ValueError(f"it has {len(places)} indices for {len(values)} values")
