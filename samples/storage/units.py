@@ -49,6 +49,7 @@ def measured(case: Case, unit: str, share: float, arguments: argparse.Namespace)
         "accuracy": figures["accuracy"],
         "discrepancy": figures["discrepancy"],
         "hits": figures["hits"],
+        "rows": figures["rows"],
         "seconds": time.perf_counter() - began,
     }
     with cache.open("a", encoding="utf-8") as file:
@@ -65,15 +66,16 @@ def rows(case: Case, arguments: argparse.Namespace) -> Iterator[list[str]]:
             f"{100 * share:g} %",
             *(f"{part['kept']:.3f}" for part in (edge, neuron)),
             *(f"{part['accuracy']:.2f}" for part in (edge, neuron)),
-            gap(edge["hits"], neuron["hits"]),
+            gap(edge["hits"], neuron["hits"], edge["rows"]),
             *(f"{part['discrepancy']:.2f}" for part in (edge, neuron)),
             *(f"{part['seconds']:.0f}" for part in (edge, neuron)),
         ]
 
 
-def gap(edge: str, neuron: str) -> str:
+def gap(edge: str, neuron: str, count: int) -> str:
     """What edges are ahead in points, with the standard error over the test rows that differ."""
-    one, other = (np.unpackbits(np.frombuffer(bytes.fromhex(part), np.uint8)).astype(float) for part in (edge, neuron))
+    packed = (np.frombuffer(bytes.fromhex(part), np.uint8) for part in (edge, neuron))
+    one, other = (np.unpackbits(part, count=count).astype(float) for part in packed)
     difference = one - other
     error = difference.std() / np.sqrt(len(difference))
     return f"{100 * difference.mean():+.2f} ± {100 * error:.2f}"
