@@ -67,6 +67,11 @@ class Form:
         """Whether some weight is stored in a form other than dense."""
         return any(part.form != "dense" for part in self.tensors)
 
+    @property
+    def notices(self) -> list[str]:
+        """What who ships the file must know."""
+        return [LATER] if any(part.form in ("packed", "gaps") for part in self.tensors) else []
+
     def report(self, files: Mapping[str, Any] | None) -> dict[str, Any]:
         """The ``storage`` of a report; `files` is what `weighed` gives."""
         tensors = [{**asdict(part), "shape": list(part.shape)} for part in self.tensors]
@@ -109,7 +114,7 @@ def proven_form(
         return form, [f"{told}`onnxdpp pack --opset 13` converts the file that is written."] if old else []
     flaw = flaw_of(form, graph, provider, batch)
     if flaw is None:
-        return form, [LATER]
+        return form, form.notices
     told = f"All weights are stored dense, since the packed model is not what it was: {flaw}"
     return form_of(model, folder, "dense", "same"), [told]
 

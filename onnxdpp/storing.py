@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from onnxdpp.errors import DataError, ModelError, NothingToPrune, UsageError
 from onnxdpp.evaluation import differences
-from onnxdpp.forms import LATER, Form, flaw_of, form_of, weighed
+from onnxdpp.forms import Form, flaw_of, form_of, weighed
 from onnxdpp.graph.batches import Batches, input_specs, open_batches
 from onnxdpp.graph.calibration import Session, choose_provider
 from onnxdpp.graph.checking import check_model
@@ -25,7 +25,7 @@ from onnxdpp.graph.storage import unpack as dense_form
 from onnxdpp.graph.versions import converted
 from onnxdpp.interface import check_interface
 from onnxdpp.opening import Model, Progress, as_given, dense, size_of, versions
-from onnxdpp.options import check_storage
+from onnxdpp.options import Options
 from onnxdpp.report import Packing
 
 ROWS = 8
@@ -107,19 +107,21 @@ def pack(
         for each.
     """
     started = time.perf_counter()
-    check_storage(storage, values)
+    Options("auto", provider=provider, seed=seed, storage=storage, values=values)  # checks them
     if storage == "dense":
         raise UsageError("storage is dense: that is what unpack does. Take auto, packed or sparse.")
     given, folder, info = as_given(model)
-    graph = Graph(in_order(dense(given, folder)), folder)
+    whole = dense(given, folder)
+    graph = Graph(in_order(whole), folder)
     where, notices = choose_provider(provider)
     rows = _random_rows(graph, where, seed, notices)
     now = graph
     if opset is not None and opset != graph.opset:
         progress("convert", 0.0)
         now = _converted(graph, opset, where, rows)
+        whole = now.model
     progress("pack", 0.2)
-    form = form_of(now.model, folder, storage, values)
+    form = form_of(whole, folder, storage, values)
     if not form.smaller:
         reasons = [(part.name, part.reason) for part in form.tensors]
         told = ":" if reasons else ": none of them has zeros enough."
@@ -139,7 +141,7 @@ def pack(
             storage=form.report(files),
             rows=0 if rows is None else rows.rows,
             provider=where,
-            notices=[*notices, *told_of_files, LATER],
+            notices=[*notices, *told_of_files, *form.notices],
             options={"storage": storage, "values": values, "opset": opset, "provider": provider, "seed": seed},
             versions=versions(),
             seconds=time.perf_counter() - started,
@@ -175,6 +177,7 @@ def unpack(
         All of them OnnxdppError; see `onnxdpp.errors`. NothingToPrune where no weight is packed.
     """
     started = time.perf_counter()
+    Options("auto", provider=provider, seed=seed)  # checks them
     given, folder, info = as_given(model)
     if not is_packed(given):
         raise NothingToPrune("No weight of the model is packed: there is nothing to unpack.")

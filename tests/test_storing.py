@@ -137,6 +137,14 @@ def test_same_bytes_every_time(tmp_path: Path, dense: Path) -> None:
     assert again.model.SerializeToString(deterministic=True) == (tmp_path / "a.onnx").read_bytes()
 
 
+def test_nodes_in_any_order_stay_as_they_are() -> None:
+    proto = masked()
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    assert onnxdpp.unpack(onnxdpp.pack(proto).model).model == proto
+
+
 def test_float16_values_are_told() -> None:
     result = onnxdpp.pack(masked(), values="float16", provider="cpu")
     plain = onnxdpp.pack(masked(), provider="cpu")
@@ -176,13 +184,15 @@ def test_nothing_to_pack_is_told() -> None:
         ({"storage": "zip"}, "storage is 'zip'; it can be dense, packed, sparse, auto."),
         ({"values": "int8"}, "values is 'int8'; it can be same, float16."),
         ({"storage": "sparse", "values": "float16"}, "A sparse initializer holds values of its own type."),
+        ({"provider": "tpu"}, "provider is 'tpu'; it can be auto, cpu, cuda."),
+        ({"seed": -1}, "seed is -1; it must be at least 0"),
         ({"opset": 16}, "opset is 16; it can be 17, as the model has, to"),
         ({"opset": 99}, "opset is 99; it can be 17, as the model has, to"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        onnxdpp.pack(masked(), provider="cpu", **options)
+        onnxdpp.pack(masked(), **{"provider": "cpu", **options})
     assert str(caught.value).startswith(message)
 
 
@@ -320,6 +330,7 @@ def test_edges_as_sparse_initializers() -> None:
     forms = {part["name"]: part["form"] for part in result.report["storage"]["tensors"]}
     assert forms == {"w1": "sparse", "w2": "sparse", "w3": "dense"}
     assert {sparse.values.name for sparse in result.model.graph.sparse_initializer} == {"w1", "w2"}
+    assert not any("pack last" in notice for notice in result.report["notices"])
     assert (
         run(result.model, {"x": X})[0].tobytes() == run(pruned(storage="dense", keep=0.1).model, {"x": X})[0].tobytes()
     )
