@@ -12,6 +12,7 @@ from onnxdpp.errors import DataError, MachineError, ModelError, NothingToPrune, 
 if TYPE_CHECKING:
     from onnxdpp.api import PruneResult, compare_methods, inspect, prune
     from onnxdpp.evaluating import evaluate
+    from onnxdpp.storing import PackResult, pack, unpack
 
 __all__ = [
     "DataError",
@@ -19,12 +20,15 @@ __all__ = [
     "ModelError",
     "NothingToPrune",
     "OnnxdppError",
+    "PackResult",
     "PruneResult",
     "UsageError",
     "compare_methods",
     "evaluate",
     "inspect",
+    "pack",
     "prune",
+    "unpack",
 ]
 
 
@@ -38,4 +42,8 @@ def __getattr__(name: str) -> Any:
         from onnxdpp.evaluating import evaluate
 
         return evaluate
+    if name in ("PackResult", "pack", "unpack"):
+        from onnxdpp import storing
+
+        return getattr(storing, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

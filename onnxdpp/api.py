@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison
 from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluating import Trial, check_labels
 from onnxdpp.evaluation import compare, macs_per_row
+from onnxdpp.forms import proven_form, weighed
 from onnxdpp.gates import Limits, verdicts
 from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
 from onnxdpp.graph.calibration import choose_provider
@@ -29,9 +30,23 @@ from onnxdpp.graph.model import model_info, save_model
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
+from onnxdpp.graph.storage import is_packed
 from onnxdpp.job import Job
 from onnxdpp.labelled import classification_error, open_labelled
-from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
+from onnxdpp.opening import (
+    Data,
+    Given,
+    Model,
+    Progress,
+    as_given,
+    counting,
+    dense,
+    named,
+    opened,
+    read_report,
+    size_of,
+    versions,
+)
 from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
 from onnxdpp.polishing import polished
@@ -54,7 +69,7 @@ class PruneResult:
     Attributes
     ----------
     model : ModelProto
-        The pruned model, verified.
+        The pruned model, verified; with packed weights where the report's ``storage`` says so.
     report : dict
         As the JSON Schema ``report`` says.
     folder : Path or None
@@ -66,7 +81,7 @@ class PruneResult:
     model: ModelProto
     report: dict[str, Any] = field(repr=False)
     folder: Path | None = field(default=None, repr=False)
-    _scratch: Scratch | None = field(default=None, repr=False)  # what `model` needs lies in it
+    _scratch: tuple[Scratch, ...] = field(default=(), repr=False)  # what `model` needs lies in it
     _details: "Details | None" = field(default=None, repr=False)
     _name: str = field(default="MODEL.onnx", repr=False)  # of the input
 
@@ -126,6 +141,8 @@ def prune(
     target_discrepancy: float | None = None,
     allocation: str = "measured",
     apply: Given | None = None,
+    storage: str | None = None,
+    values: str = "same",
     data: Data | None = None,
     labels: str | None = None,
     max_discrepancy: float | None = None,
@@ -208,6 +225,12 @@ def prune(
     apply : report or path of one, optional
         Instead of `keep`: the neurons that an earlier run kept, on a model that was trained or exported again, with a
         refit of its own.
+    storage : {"auto", "packed", "sparse", "dense"}, optional
+        How weights with zeros are written: each in the smallest form, where that saves enough; as bits and values; as
+        sparse initializers; with their zeros. Default: ``"auto"`` for edges, and where `model` is packed or `values`
+        are float16; else ``"dense"``.
+    values : {"same", "float16"}
+        Of packed weights: as they are, or rounded.
     data : as `calib`, optional
         Rows that are not calibrated on, where the pruned model is tried: the report's ``evaluation``.
     labels : str, optional
@@ -245,6 +268,7 @@ def prune(
         None if pattern is None else parse_pattern(pattern), mask, memory, swaps, sensitivity, sweeps, polish,
         target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
         None if apply is None else parse_report(read_report(apply)),
+        "auto" if storage is None else storage, values,
     )  # fmt: skip
     limits = Limits(
         max_discrepancy, max_accuracy_drop, min_agreement, max_size_ratio, min_speedup,
@@ -253,7 +277,10 @@ def prune(
     if data is None and (labels is not None or max_accuracy_drop is not None):
         raise UsageError("Labels, and a gate on accuracy, need data that have them: name these by --data and --labels.")
     check_labels(limits, labels)
-    proto, folder, info = opened(model)
+    given, folder, info = as_given(model)
+    if storage is None and unit == "neuron" and values == "same" and not is_packed(given):
+        options = replace(options, storage="dense")
+    proto = dense(given, folder)
     graph = Graph(in_order(proto), folder)
     scratch = Scratch(active=has_external_data(proto))
     todo = plan(graph, options)
@@ -286,28 +313,46 @@ def prune(
         pruned, gained = polished(job, pruned, todo, scratch)
         notices.append(gained)
     check_model(pruned, "the pruned model")
-    after = Graph(pruned, folder)
-    discrepancy = compare(graph, pruned, batches, where, counting(progress, "verify", batches.rows))
+    first = next(iter(batches))
+    form, told_of_form = proven_form(pruned, folder, options.storage, options.values, where, first)
+    after = Graph(form.dense, folder)
+    discrepancy = compare(graph, form.dense, batches, where, counting(progress, "verify", batches.rows))
+    tried: dict[str, Any] | None = None
+    told_of_it: list[str] = []
     if trial is None and min_speedup is not None:
         trial = Trial(batches, known=discrepancy)
-    tried, told_of_it = (
-        (None, []) if trial is None else trial.run(graph, after, where, min_speedup is not None, progress)
-    )
+    if trial is not None:
+        written = Graph(in_order(form.model), folder)
+        tried, told_of_it = trial.run(graph, written, where, min_speedup is not None, progress)
     if seen is not None:
-        seen.compare(graph, pruned, batches, where)
-    first = next(iter(batches))
-    notices += [*batches.notices, *discrepancy.notices, *_few_rows(results, left), *job.sensitivity.notices]
+        seen.compare(graph, form.dense, batches, where)
+    written_info = model_info(form.model, folder)
+    if unit == "edge" and options.target_bytes is not None and written_info.bytes > options.target_bytes:
+        raise ModelError(
+            f"The file came out at {written_info.bytes:,} bytes, above the {options.target_bytes:,} asked for. Ask for "
+            "less."
+        )
+    files, told_of_files = weighed(form, folder, where)
+    notices += [
+        *batches.notices,
+        *discrepancy.notices,
+        *_few_rows(results, left),
+        *job.sensitivity.notices,
+        *told_of_form,
+        *told_of_files,
+    ]
     if batches.random:
         notices.append("The calibration data are random: sizes and latency are real, losses and answers are not.")
     notices += [notice for notice in told_of_it if notice not in notices]
     report = Report(
         before=size_of(graph, info, macs_per_row(graph, first, where)),
-        after=size_of(after, model_info(pruned, folder), macs_per_row(after, first, where)),
+        after=size_of(after, written_info, macs_per_row(after, first, where)),
         layers=results,
         rivals=[rival.as_dict() for rival in rivals] or None,
         refusals=[(refusal.name, refusal.reason) for refusal in todo.refusals],
         discrepancy=discrepancy.outputs,
         evaluation=tried,
+        storage=None if form.asked == "dense" else form.report(files),
         provider=where,
         seed=seed,
         rows=batches.rows,
@@ -324,7 +369,7 @@ def prune(
     ).as_dict()
     report["gates"] = verdicts(report, limits)
     name = str(model) if isinstance(model, str | PathLike) else PruneResult._name
-    return PruneResult(pruned, report, folder, scratch, seen, name)
+    return PruneResult(form.model, report, folder, (scratch, *form.scratch), seen, name)
 
 
 def inspect(

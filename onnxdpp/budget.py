@@ -24,6 +24,7 @@ from threadpoolctl import threadpool_limits
 from onnxdpp.algebra.contest import WIDEST
 from onnxdpp.algebra.neurons import Inputs, through
 from onnxdpp.algebra.tableau import error_curve
+from onnxdpp.edge_bytes import bytes_of_edges
 from onnxdpp.errors import UsageError
 from onnxdpp.evaluation import Recalled, compare, macs_by_node, parameters
 from onnxdpp.graph.batches import HELD_OUT, Batch
@@ -147,11 +148,13 @@ def allocate(job: Job, todo: Plan) -> Plan:
 
 
 def _edges(job: Job, todo: Plan) -> Plan:
-    """The same fraction of the edges into every output: as many as may be weights other than zero, or as are needed."""
+    """The same fraction of the edges into every output: as many as the file may hold, or as are needed."""
     parts = [target.part for target in todo.targets if isinstance(target.part, Projection)]
     path = _uniform(parts, job.options)
     if job.options.target_discrepancy is not None:
         return _good_enough(job, path, todo)
+    if job.options.target_bytes is not None:
+        return _planned(todo, _light_enough(path, bytes_of_edges(job, todo), job.options.target_bytes, "bytes"))
     goal = float(job.options.target_parameters or 0.0) * parameters(job.graph.model, job.graph.folder)[0]
     return _planned(todo, _light_enough(path, weight_of_edges(job, todo), goal, "parameters"))
 

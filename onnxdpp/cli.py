@@ -1,149 +1,45 @@
-"""The command line: options -> one call -> tables or JSON. The only place that prints.
+"""The command line: options -> one call -> tables or JSON. It alone prints, with `terminal` and `gating`.
 
 Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate missed, 2 usage, 3 bad model or data, 4
 nothing to prune, 5 environment, 130 interrupted.
 """
 
-import logging
 import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from onnxdpp.errors import MachineError, UsageError
-from onnxdpp.gating import MISSED, add_summary, check_summary, gates, missed, settle
+from onnxdpp.cli_storage import pack, unpack
+from onnxdpp.errors import UsageError
+from onnxdpp.gating import MISSED, check_summary, gates, missed
+from onnxdpp.terminal import (
+    BETA,
+    CALIB,
+    DEBUG,
+    EPSILON,
+    JSON,
+    KERNEL,
+    MAX_ROWS,
+    PROVIDER,
+    QUIET,
+    SKIP,
+    VALUES,
+    Bytes,
+    Keep,
+    check_calib,
+    conclude,
+    importing,
+    is_random,
+    log_if,
+    on_signal,
+    progress_bar,
+    say,
+    show,
+    terminate,
+)
 
-TERMINATED = 143
-PLAIN_WIDTH = 120  # of tables that go into a file or a pipe
 GOALS = ("target_parameters", "target_macs", "target_bytes", "target_discrepancy")
-LEAST_WIDTH = 72  # on a narrower terminal, lines wrap: better than tables without their numbers
-
-
-class _Keep(click.ParamType[float | str]):
-    name = "keep"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
-        if value == "auto":
-            return str(value)
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r} is not a valid float.", param, ctx)
-
-
-class _Beta(click.ParamType[float | None]):
-    name = "beta"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | None:
-        if value is None or value == "auto":
-            return None
-        try:
-            return float(value)
-        except ValueError:
-            self.fail(f"{value!r} is neither 'auto' nor a number.", param, ctx)
-
-
-class _Bytes(click.ParamType[int]):
-    name = "bytes"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        from onnxdpp.options import parse_bytes
-
-        try:
-            return parse_bytes(value)
-        except UsageError as error:
-            self.fail(str(error), param, ctx)
-
-
-@contextmanager
-def _importing() -> Iterator[None]:
-    """Load packages, or tell which line mends them.
-
-    Those that were built for another NumPy fail with any of these errors. An interrupt ends the process at once:
-    as an exception, onnxruntime would take it for a missing library.
-    """
-    try:
-        with _on_signal(signal.SIGINT, signal.SIG_DFL):
-            yield
-    except (ImportError, ValueError, AttributeError) as error:
-        raise MachineError(
-            f"A package cannot be imported: {error}. Run: pip install --upgrade --force-reinstall onnxdpp"
-        ) from error
-
-
-@contextmanager
-def _on_signal(number: int, action: Any) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(number, action)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise SystemExit(TERMINATED)
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):  # nobody reads it
-        click.echo(text, err=True)
-
-
-class _Results(Console):
-    """Writes to stdout."""
-
-    def on_broken_pipe(self) -> None:
-        """Leave it to the entry point; rich would end with code 1."""
-        raise  # noqa: PLE0704  (the BrokenPipeError that is being handled)
-
-
-def _show(parts: Iterator[RenderableType]) -> None:
-    console = _Results(file=sys.stdout, highlight=False, markup=False)
-    console.width = max(console.width, LEAST_WIDTH) if sys.stdout.isatty() else PLAIN_WIDTH
-    for number, part in enumerate(parts):
-        if number:
-            console.print()
-        console.print(part, soft_wrap=isinstance(part, str))
-
-
-_KERNEL = click.option("--kernel", default="rbf", show_default=True, metavar="rbf|linear|consumer", help="Of the DPP.")
-_BETA = click.option(
-    "--beta",
-    type=_Beta(),
-    default="auto",
-    show_default=True,
-    metavar="auto|B",
-    help="Of the rbf kernel; 10 is the papers'.",
-)
-_EPSILON = click.option(
-    "--epsilon",
-    type=float,
-    default=0.01,
-    show_default=True,
-    metavar="E",
-    help="Added to the kernel's diagonal.",
-)
-_PROVIDER = click.option(
-    "--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run."
-)
-_CALIB = click.option("--calib", required=True, metavar="DATA", help=".npz, .npy, a folder of them, or random:ROWS.")
-_SKIP = click.option("--skip", multiple=True, metavar="PATTERN", help="Leave these layers alone.")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-_QUIET = click.option("--quiet", is_flag=True, help="Print nothing but errors (and --json).")
-_DEBUG = click.option("--debug", is_flag=True, help="Show tracebacks and log what is done.")
-_MAX_ROWS = click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -158,14 +54,14 @@ def cli() -> None:
 @click.option(
     "--calib", metavar="DATA", help="Show how many neurons each DPP keeps there.  [default for --verify: random:8]"
 )
-@_KERNEL
-@_BETA
-@_EPSILON
+@KERNEL
+@BETA
+@EPSILON
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random rows and of --verify.")
 @click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where MODEL runs.")
-@_MAX_ROWS
-@_JSON
-@_DEBUG
+@MAX_ROWS
+@JSON
+@DEBUG
 def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     """Show which layers of MODEL can be pruned, and why others cannot.
 
@@ -175,24 +71,24 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     With --calib, it also shows how many neurons of each layer a draw from its DPP keeps on average. Rounded, that is
     what `onnxdpp prune --keep auto --method dpp` keeps of a layer that is pruned alone.
     """
-    with _importing():
+    with importing():
         from onnxdpp.api import inspect as run
     from onnxdpp.report import to_json
     from onnxdpp.tables import inspection_tables
 
-    _log(debug)
-    _check_calib(options["calib"])
-    with _progress(not options["verify"] and options["calib"] is None) as progress:
+    log_if(debug)
+    check_calib(options["calib"])
+    with progress_bar(not options["verify"] and options["calib"] is None) as progress:
         found = run(model, progress=progress, **options)
     for notice in found["notices"]:
-        _say(f"note: {notice}")
+        say(f"note: {notice}")
     if as_json:
         click.echo(to_json(found), nl=False)
     else:
-        _show(inspection_tables(found))
+        show(inspection_tables(found))
     failed = [layer["name"] for layer in found["layers"] if layer["verdict"] and not layer["verdict"]["passed"]]
     if failed:
-        _say(
+        say(
             f"error: {len(failed)} layers fail: {', '.join(map(ascii, failed))}. That is a fault of onnxdpp: skip them."
         )
         raise SystemExit(MISSED)
@@ -200,12 +96,12 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 
 @cli.command()
 @click.argument("model")
-@_CALIB
-@click.option("--keep", type=_Keep(), metavar="F", help="Fraction that stays, 0 < F <= 1; auto: as the DPP draws.")
+@CALIB
+@click.option("--keep", type=Keep(), metavar="F", help="Fraction that stays, 0 < F <= 1; auto: as the DPP draws.")
 @click.option("--pattern", metavar="N:M", help="Instead, for edges: N of every M consecutive inputs (2:4).")
 @click.option("--target-parameters", type=float, metavar="F", help="Instead: at most this fraction of the parameters.")
 @click.option("--target-macs", type=float, metavar="F", help="Instead: at most this fraction of the multiplications.")
-@click.option("--target-bytes", type=_Bytes(), metavar="BYTES", help="Instead: a file of at most this size.")
+@click.option("--target-bytes", type=Bytes(), metavar="BYTES", help="Instead: a file of at most this size.")
 @click.option(
     "--target-discrepancy", type=float, metavar="D", help="Instead: outputs no further than this, on rows held out."
 )
@@ -224,7 +120,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     metavar="auto|dpp|dpp-sample|obs|omp|wanda|fluctuation|importance|random",
     help="auto: the best of several on rows held out.  [default: auto; dpp where its options are given]",
 )
-@_KERNEL
+@KERNEL
 @click.option("--swaps", type=int, default=0, show_default=True, metavar="N", help="Swap N neurons for better ones.")
 @click.option(
     "--sensitivity/--no-sensitivity",
@@ -247,8 +143,8 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     metavar="N",
     help="Move weights N times round, so that the outputs come nearer to the original's.",
 )
-@_BETA
-@_EPSILON
+@BETA
+@EPSILON
 @click.option(
     "--refit",
     default="affine",
@@ -263,23 +159,29 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     metavar="PATTERN[=KEEP]",
     help="Prune only these; the last match decides.",
 )
-@_SKIP
+@SKIP
 @click.option("--round-to", type=int, default=1, show_default=True, metavar="N", help="Widths become multiples of N.")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of draws and of random rows.")
-@_PROVIDER
+@PROVIDER
 @click.option(
     "--batch-size", type=int, metavar="N", help="Rows in one run.  [default: the model's, else up to 256 in 8 MiB]"
 )
 @click.option("--mask", metavar="NAME", help="An input whose zeros mark padding, which is not observed.")
 @click.option(
     "--memory",
-    type=_Bytes(),
+    type=Bytes(),
     default="2GiB",
     show_default=True,
     metavar="BYTES",
     help="Of one matrix of second moments; wider consumers are refitted by channels.",
 )
-@_MAX_ROWS
+@MAX_ROWS
+@click.option(
+    "--storage",
+    metavar="dense|packed|sparse|auto",
+    help="How zeros are written.  [default: auto for edges: not at all; dense for neurons]",
+)
+@VALUES
 @click.option("--data", metavar="DATA", help="Try the pruned model on these rows too.")
 @click.option("--labels", metavar="NAME", help="The array of --data that holds the class of each row.")
 @gates
@@ -287,10 +189,10 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @click.option("--report", metavar="FILE.json", help="Write the report there.")
 @click.option("--html", metavar="FILE.html", help="Write the report there as a page with pictures.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-@_QUIET
+@QUIET
 @click.option("--force", is_flag=True, help="Overwrite OUT and the reports.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write OUT.")
-@_DEBUG
+@DEBUG
 def prune(
     model: str,
     calib: str,
@@ -313,7 +215,7 @@ def prune(
     If a gate is missed, OUT is not written and the exit code is 1. Gates on answers look at --data; without, at every
     fifth row of --calib, which is not fitted then.
     """
-    with _importing():
+    with importing():
         from onnxdpp.api import prune as run
         from onnxdpp.graph.model import check_input, check_output, stored_data, write_text
 
@@ -324,10 +226,10 @@ def prune(
     from onnxdpp.report import to_json
     from onnxdpp.tables import prune_tables
 
-    _log(debug)
+    log_if(debug)
     if output == "-":
         raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
-    _check_calib(calib)
+    check_calib(calib)
     check_summary(summary, as_json)
     if all(options[name] is None for name in ("keep", "pattern", "apply", *GOALS)):
         raise click.UsageError(
@@ -336,7 +238,7 @@ def prune(
     check_input(model)
     source = Path(model)
     out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
-    data = [given for given in (calib, options["data"]) if given and not _is_random(given)]
+    data = [given for given in (calib, options["data"]) if given and not is_random(given)]
     reports = [given for given in (options["baseline"], options["apply"]) if given]
     inputs = [source, *map(Path, data), *map(Path, reports)]
     if force:  # what is not there yet is no data file
@@ -348,8 +250,8 @@ def prune(
     if html is not None:
         check_output(Path(html), inputs=[*inputs, out, *([] if report is None else [Path(report)])], force=force)
     # As an exception, so that temporary files are removed on the way out.
-    with _on_signal(signal.SIGTERM, _terminate):
-        with _progress(quiet) as progress:
+    with on_signal(signal.SIGTERM, terminate):
+        with progress_bar(quiet) as progress:
             result = run(model, calib, progress=progress, details=html is not None, **options)
         text = to_json(result.report)
         page = None if html is None else result.html()
@@ -362,8 +264,8 @@ def prune(
             write_text(html, page)
     if not quiet:
         for notice in result.report["notices"]:
-            _say(f"note: {notice}")
-    _conclude(result.report, prune_tables(result.report, out if writing else None), summary, as_json, quiet)
+            say(f"note: {notice}")
+    conclude(result.report, prune_tables(result.report, out if writing else None), summary, as_json, quiet)
 
 
 @cli.command()
@@ -375,15 +277,15 @@ def prune(
 @click.option("--latency/--no-latency", default=True, help="Time both, in turn.  [default: latency]")
 @click.option("--memory/--no-memory", default=True, help="Measure the memory of each.  [default: memory]")
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random rows.")
-@_PROVIDER
+@PROVIDER
 @click.option("--batch-size", type=int, metavar="N", help="Rows in one run, the second that is timed.")
-@_MAX_ROWS
+@MAX_ROWS
 @gates
 @click.option("--report", metavar="FILE.json", help="Write the findings there.")
-@_JSON
-@_QUIET
+@JSON
+@QUIET
 @click.option("--force", is_flag=True, help="Overwrite the report.")
-@_DEBUG
+@DEBUG
 def evaluate(
     original: str,
     pruned: str,
@@ -400,53 +302,36 @@ def evaluate(
 
     Any two models will do that have the same inputs and outputs. If a gate is missed, the exit code is 1.
     """
-    with _importing():
+    with importing():
         from onnxdpp.evaluating import evaluate as run
         from onnxdpp.graph.model import check_input, check_output, stored_data, write_text
     from onnxdpp.report import to_json
     from onnxdpp.tables import evaluation_tables
 
-    _log(debug)
+    log_if(debug)
     if not data:
         raise UsageError("--data is empty. Name the data.")
     check_summary(summary, as_json)
     for model in (original, pruned):
         check_input(model)
     if report is not None:
-        named = [given for given in (data, options["baseline"]) if given and not _is_random(given)]
+        named = [given for given in (data, options["baseline"]) if given and not is_random(given)]
         stored = [part for model in (original, pruned) for part in stored_data(Path(model))] if force else []
         check_output(report, inputs=[original, pruned, *named, *stored], force=force)
-    with _on_signal(signal.SIGTERM, _terminate), _progress(quiet) as progress:
+    with on_signal(signal.SIGTERM, terminate), progress_bar(quiet) as progress:
         found = run(original, pruned, data, progress=progress, **options)
     text = to_json(found)
     if report is not None:
         write_text(report, text)
     if not quiet:
         for notice in found["notices"]:
-            _say(f"note: {notice}")
-    _conclude(found, evaluation_tables(found), summary, as_json, quiet)
-
-
-def _conclude(
-    report: dict[str, Any], tables: Iterator[RenderableType], summary: bool, as_json: bool, quiet: bool
-) -> None:
-    """Print a report in the form that is asked for; end with code 1 where a gate is missed."""
-    from onnxdpp.report import to_json
-    from onnxdpp.summary import summary as markdown
-
-    shown = summary and not add_summary(markdown(report))
-    if as_json:
-        click.echo(to_json(report), nl=False)
-    elif shown:
-        click.echo(markdown(report), nl=False)
-    elif not quiet:
-        _show(tables)
-    settle(report)
+            say(f"note: {notice}")
+    conclude(found, evaluation_tables(found), summary, as_json, quiet)
 
 
 @cli.command()
 @click.argument("model")
-@_CALIB
+@CALIB
 @click.option("--data", metavar="DATA", help="What errors are measured on.  [default: every fifth row of --calib]")
 @click.option("--labels", metavar="NAME", help="The array in --data with the class of each row: counts wrong ones.")
 @click.option("--keep", metavar="F,F,...", help="Fractions that stay.  [default: 0.9,0.7,0.5,0.3,0.1,0.05,0.02]")
@@ -454,20 +339,20 @@ def _conclude(
 @click.option("--unit", default="neuron", show_default=True, metavar="neuron|edge|both", help="What is dropped.")
 @click.option("--repeat", type=int, default=5, show_default=True, metavar="R", help="Seeds of methods that draw.")
 @click.option("--match", metavar="parameters", help="With both units: as many neurons as weigh what the edges do.")
-@_KERNEL
-@_BETA
-@_EPSILON
+@KERNEL
+@BETA
+@EPSILON
 @click.option("--refit", default="affine", show_default=True, metavar="affine|linear|none", help="After each choice.")
 @click.option("--layer", "layers", multiple=True, metavar="PATTERN", help="Prune only these.")
-@_SKIP
-@_PROVIDER
-@_MAX_ROWS
+@SKIP
+@PROVIDER
+@MAX_ROWS
 @click.option("--plot", metavar="FILE.png|.svg", help="Draw the curves there.")
 @click.option("--csv", metavar="FILE", help="Write every run there.")
-@_JSON
-@_QUIET
+@JSON
+@QUIET
 @click.option("--force", is_flag=True, help="Overwrite the files.")
-@_DEBUG
+@DEBUG
 def compare(
     model: str,
     calib: str,
@@ -486,7 +371,7 @@ def compare(
     Nothing is fitted to the rows that errors are measured on. Without --labels an error is the relative L2 of the
     worst output.
     """
-    with _importing():
+    with importing():
         from onnxdpp.api import compare_methods
         from onnxdpp.comparing import KEEPS, parse_keeps
         from onnxdpp.curves import as_csv
@@ -495,13 +380,13 @@ def compare(
     from onnxdpp.report import to_json
     from onnxdpp.tables import comparison_tables
 
-    _log(debug)
-    _check_calib(calib)
+    log_if(debug)
+    check_calib(calib)
     keeps = KEEPS if keep is None else parse_keeps(keep)
     check_input(model)
     if plot is not None:
         check_plot(plot)
-    inputs = [Path(model), *(Path(given) for given in (calib, options["data"]) if given and not _is_random(given))]
+    inputs = [Path(model), *(Path(given) for given in (calib, options["data"]) if given and not is_random(given))]
     if force:
         inputs += stored_data(Path(model))
     for path in (plot, csv):
@@ -509,8 +394,8 @@ def compare(
             check_output(path, inputs=inputs, force=force)
     if plot is not None and csv is not None and Path(plot).resolve() == Path(csv).resolve():
         raise UsageError("--plot and --csv name the same file. Name two.")
-    with _on_signal(signal.SIGTERM, _terminate):
-        with _progress(quiet) as progress:
+    with on_signal(signal.SIGTERM, terminate):
+        with progress_bar(quiet) as progress:
             found = compare_methods(
                 model,
                 calib,
@@ -525,44 +410,16 @@ def compare(
             write_text(csv, as_csv(found))
     if not quiet:
         for notice in found["notices"]:
-            _say(f"note: {notice}")
+            say(f"note: {notice}")
     if as_json:
         click.echo(to_json(found), nl=False)
     elif not quiet:
-        _show(comparison_tables(found))
+        show(comparison_tables(found))
+
+
+cli.add_command(pack)
+cli.add_command(unpack)
 
 
 def _split(text: str) -> list[str]:
     return [part.strip() for part in text.split(",")]
-
-
-def _is_random(calib: str) -> bool:
-    return calib.startswith("random:")
-
-
-def _check_calib(calib: str | None) -> None:
-    if calib == "":
-        raise UsageError("--calib is empty. Name the calibration data.")
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[Callable[[str, float], None]]:
-    """A bar on stderr, where that is a terminal."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda text, fraction: None
-        return
-    bar = Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TimeElapsedColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task("start", total=1.0)
-        yield lambda text, fraction: bar.update(task, description=ascii(text)[1:-1][:40], completed=fraction)
-
-
-def _log(debug: bool) -> None:
-    if debug:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s", force=True)

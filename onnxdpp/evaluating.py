@@ -22,7 +22,19 @@ from onnxdpp.graph.rewriting import in_order
 from onnxdpp.interface import check_interface, joint
 from onnxdpp.labelled import open_labelled
 from onnxdpp.latency import Latency, interleaved
-from onnxdpp.opening import Data, Given, Model, Progress, counting, named, opened, read_report, size_of, versions
+from onnxdpp.opening import (
+    Data,
+    Given,
+    Model,
+    Progress,
+    as_given,
+    counting,
+    dense,
+    named,
+    read_report,
+    size_of,
+    versions,
+)
 from onnxdpp.options import Options
 from onnxdpp.report import Evaluation
 
@@ -96,7 +108,8 @@ def evaluate(
     check_labels(limits, labels)
     if min_speedup is not None and not latency:
         raise UsageError("A gate on speed needs the latency. Leave --no-latency out, or --min-speedup.")
-    (before, before_info), (after, after_info) = (_opened(model) for model in (original, pruned))
+    # What runs, is timed and is weighed are the models as given; what is counted, what they stand for.
+    (before, whole, before_info), (after, rest, after_info) = (_opened(model) for model in (original, pruned))
     where, notices = choose_provider(provider)
     one, other = (Session(graph.model, where, graph.folder) for graph in (before, after))
     check_interface(one, other)
@@ -131,8 +144,8 @@ def evaluate(
             except MachineError as error:
                 notices.append(f"Peak memory cannot be measured: {error}.")
     result = Evaluation(
-        before=size_of(before, before_info, macs_per_row(before, first, where)),
-        after=size_of(after, after_info, macs_per_row(after, first, where)),
+        before=size_of(whole, before_info, macs_per_row(whole, first, where)),
+        after=size_of(rest, after_info, macs_per_row(rest, first, where)),
         gzip_bytes=(packed[0], packed[1]),
         discrepancy=found.outputs,
         accuracy=found.accuracy,
@@ -236,9 +249,12 @@ def latencies_of(
     return [one, timed(batch)], []
 
 
-def _opened(model: Model) -> tuple[Graph, FileInfo]:
-    proto, folder, info = opened(model)
-    return Graph(in_order(proto), folder), info
+def _opened(model: Model) -> tuple[Graph, Graph, FileInfo]:
+    """The model as given, the model with its packed weights unpacked, and what it weighs."""
+    proto, folder, info = as_given(model)
+    whole = dense(proto, folder)
+    given = Graph(in_order(proto), folder)
+    return given, given if whole is proto else Graph(in_order(whole), folder), info
 
 
 def _files(model: Model, graph: Graph, path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What a model's files take when they are packed for shipping, and what the model takes in memory when it runs."""
+"""What a model's files take when they are compressed for shipping, and what the model takes to load and to run."""
 
 import json
 import subprocess
@@ -24,18 +24,21 @@ PATIENCE = 600.0
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory of a process that does nothing but load a model and run one batch, in bytes.
+    """Of a process that does nothing but load a model and run one batch.
 
     Attributes
     ----------
     peak : int
-        The most at any time, with interpreter and runtime.
+        Most bytes of resident memory at any time, with interpreter and runtime.
     start : int
-        Before the model was loaded.
+        The same before the model was loaded.
+    load_seconds : float
+        What loading the model takes: the least of a few times.
     """
 
     peak: int
     start: int
+    load_seconds: float
 
 
 def compressed(files: Iterable[Path]) -> int:
@@ -59,14 +62,14 @@ def compressed(files: Iterable[Path]) -> int:
     return total
 
 
-def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], provider: str, threads: int) -> Memory:
-    """Peak memory of a process of its own that loads a model file and runs one batch.
+def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]] | None, provider: str, threads: int) -> Memory:
+    """Peak memory, and load time, of a process of its own that loads a model file and runs one batch.
 
     Parameters
     ----------
     path : path
-    feeds : mapping of arrays
-        By input name.
+    feeds : mapping of arrays, or None
+        By input name. None: the model is loaded and not run.
     provider : {"cpu", "cuda"}
         On CUDA too, it is the memory of the process, not of the device.
     threads : int
@@ -78,16 +81,17 @@ def peak_memory(path: Path, feeds: Mapping[str, NDArray[Any]], provider: str, th
     """
     with tempfile.TemporaryDirectory(prefix="onnxdpp-") as folder:
         stored = Path(folder) / "feeds.npz"
-        command = [sys.executable, "-P", alone.__file__, str(path.absolute()), str(stored), json.dumps([*feeds])]
+        names = json.dumps(None if feeds is None else [*feeds])
+        command = [sys.executable, "-P", alone.__file__, str(path.absolute()), str(stored), names]
         command += [provider, str(threads)]
         try:
-            np.savez(stored, *feeds.values())
+            np.savez(stored, *(feeds or {}).values())
             done = subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False, stdin=subprocess.DEVNULL)
         except (OSError, subprocess.SubprocessError) as error:
             raise MachineError(" ".join(str(error).split())[:200]) from error
         try:
-            peak, start = map(int, done.stdout.split()[-2:])
+            peak, start, seconds = done.stdout.split()[-3:]
+            return Memory(int(peak), int(start), float(seconds))
         except ValueError:
             said = done.stderr.decode(errors="replace").strip().splitlines()
             raise MachineError(said[-1][:200] if said else f"its process ended with {done.returncode}") from None
-    return Memory(peak, start)

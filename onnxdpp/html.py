@@ -17,7 +17,7 @@ from onnxdpp.details import Details, LayerDetails
 from onnxdpp.drawing import heatmap, histogram, loss_curve, readers_curve
 from onnxdpp.errors import MachineError
 from onnxdpp.options import Options
-from onnxdpp.report import printable
+from onnxdpp.report import FORMS, printable, shown_shape
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -73,6 +73,8 @@ def page(report: Mapping[str, Any], details: Details | None = None, model: str =
         sizes=[(title, before[key], after[key]) for key, title in SIZES],
         figures={key: title for key, title in FIGURES.items() if _any_has(outputs, key)},
         tried=tried,
+        storage=report.get("storage"),
+        forms=FORMS,
         asked=given(report["options"]),
         worst=_worst(tried["discrepancy"] if tried else report["discrepancy"]),
         layers=layers,
@@ -108,7 +110,9 @@ def template_environment() -> "Environment":
         loader=PackageLoader("onnxdpp"), autoescape=True, undefined=StrictUndefined, finalize=shown,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(name=printable, number=_number, count=_count, percent=_percent, sizeof=_sizeof)
+    environment.filters.update(
+        name=printable, number=_number, count=_count, percent=_percent, sizeof=_sizeof, shape=shown_shape
+    )
     return environment
 
 
@@ -137,6 +141,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
         "skip": [],
         "method": None,
         "sensitivity": options.get("method") == "auto" and options.get("unit") == "neuron",
+        "storage": "auto" if options.get("unit") == "edge" else "dense",
     }
     return {name: value for name, value in options.items() if value != usual.get(name)}
 

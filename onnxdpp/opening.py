@@ -18,6 +18,7 @@ from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.external import data_files, has_external_data
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info
+from onnxdpp.graph.storage import is_packed, unpack
 from onnxdpp.report import ModelSize
 
 Model: TypeAlias = str | PathLike[str] | ModelProto
@@ -27,7 +28,18 @@ Progress: TypeAlias = Callable[[str, float], None]
 
 
 def opened(model: Model) -> tuple[ModelProto, Path | None, FileInfo]:
-    """The model, its folder where it is a path, and what it weighs."""
+    """The model, packed weights unpacked; its folder where it is a path, and what it weighs as it is given."""
+    proto, folder, info = as_given(model)
+    return dense(proto, folder), folder, info
+
+
+def dense(model: ModelProto, folder: Path | None) -> ModelProto:
+    """The model itself, or what it stands for where its weights are packed."""
+    return unpack(model, folder)[0] if is_packed(model) else model
+
+
+def as_given(model: Model) -> tuple[ModelProto, Path | None, FileInfo]:
+    """The model, packed weights and all; its folder where it is a path, and what it weighs."""
     if isinstance(model, ModelProto):
         check_model(model, "the model")
         if has_external_data(model):

@@ -12,6 +12,7 @@ from typing import Any
 from onnxdpp.algebra.refit import FORMS
 from onnxdpp.algebra.selection import KERNELS, METHODS, PATTERNED, Rule, pattern_sizes
 from onnxdpp.errors import UsageError
+from onnxdpp.graph.storage import STORAGES, VALUES
 from onnxdpp.report import plain
 
 UNITS = ("neuron", "edge")
@@ -51,6 +52,8 @@ class Options:
     target_discrepancy: float | None = None
     allocation: str = "measured"
     apply: tuple[tuple[str, int, tuple[int, ...]], ...] | None = None
+    storage: str = "dense"
+    values: str = "same"
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -71,11 +74,13 @@ class Options:
             raise UsageError("Sensitivities weigh the choice of neurons. Leave --sensitivity out for edges.")
         if goals and self.refit == "none":
             raise UsageError("A target goes with a refit. Give a keep instead.")
-        if self.unit == "edge" and {"target_bytes", "target_macs"} & set(goals):
+        if self.unit == "edge" and self.target_macs is not None:
             raise UsageError(
-                "Edges that are zero save neither bytes nor multiplications here. Take target_parameters, which "
-                "counts the weights that stay, or target_discrepancy."
+                "Edges that are zero save no multiplications here. Take target_parameters, which counts the weights "
+                "that stay, target_bytes or target_discrepancy."
             )
+        if self.unit == "edge" and self.target_bytes is not None and self.storage == "dense":
+            raise UsageError("Edges that are written as zeros save no bytes. Take another --storage than dense.")
         if goals and (self.round_to != 1 or any(keep is not None for _, keep in self.layers)):
             raise UsageError("A target says how many stay: it goes with neither --round-to nor a layer's keep.")
         for name in goals:
@@ -111,6 +116,7 @@ class Options:
                 raise UsageError(f"{name} is {count}; it must be at least {least}.")
         if not 0 <= self.seed < 2**64:
             raise UsageError(f"seed is {self.seed}; it must be at least 0 and below 2^64.")
+        check_storage(self.storage, self.values)
 
     def _check_pattern(self) -> None:
         if self.unit != "edge":
@@ -226,6 +232,17 @@ def parse_bytes(text: str) -> int:
         raise UsageError(f"{text!r} is no number of bytes, such as 500MB or 2GiB.")
     base = 1024 if found[3] else 1000
     return int(number * base ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0))
+
+
+def check_storage(storage: str, values: str) -> None:
+    """Refuse a way to store weights that there is not."""
+    for name, value, allowed in (("storage", storage, STORAGES), ("values", values, VALUES)):
+        if value not in allowed:
+            raise UsageError(f"{name} is {value!r}; it can be {', '.join(allowed)}.")
+    if storage == "dense" and values != "same":
+        raise UsageError("Only packed weights have values of another type. Take --storage auto, or leave --values out.")
+    if storage == "sparse" and values != "same":
+        raise UsageError("A sparse initializer holds values of its own type. Take --storage packed, or no --values.")
 
 
 def _check_keep(keep: float) -> None:

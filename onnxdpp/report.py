@@ -1,10 +1,11 @@
 """What a run did, as plain data and as JSON: no printing, no files.
 
-The JSON Schemas beside this file (``schemas/report.json``, ``schemas/inspection.json``, ``schemas/evaluation.json``)
-say what the keys mean. Everything but ``seconds``, latency and memory is the same for the same input, options and seed.
+The JSON Schemas beside this file (``schemas/report.json`` and others) say what the keys mean. Everything but
+``seconds``, latency, load time and memory is the same for the same input, options and seed.
 """
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from numbers import Integral, Real
@@ -13,6 +14,9 @@ from typing import Any
 SCHEMA = "onnxdpp/report/1"
 INSPECTION_SCHEMA = "onnxdpp/inspection/1"
 EVALUATION_SCHEMA = "onnxdpp/evaluation/1"
+PACKING_SCHEMA = "onnxdpp/packing/1"
+FORMS = {"dense": "dense", "packed": "bits and values", "gaps": "distances and values", "sparse": "sparse_initializer"}
+"""How a weight can be stored, in words."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Report:
     options: dict[str, Any]
     versions: dict[str, str]
     seconds: float
+    storage: dict[str, Any] | None = None
     gates: list[dict[str, Any]] = field(default_factory=list)
     rivals: list[dict[str, Any]] | None = None
 
@@ -113,6 +118,7 @@ class Report:
             "refusals": [{"name": name, "reason": reason} for name, reason in self.refusals],
             "discrepancy": self.discrepancy,
             "evaluation": self.evaluation,
+            "storage": self.storage,
             "gates": self.gates,
             "provider": self.provider,
             "seed": self.seed,
@@ -212,6 +218,50 @@ class Evaluation:
         return {"schema": EVALUATION_SCHEMA, "model": {"before": before, "after": after}, **rest}
 
 
+@dataclass(frozen=True)
+class Packing:
+    """What `pack` or `unpack` did to a file.
+
+    Attributes
+    ----------
+    before, after : ModelSize
+        The file as given and the file as written.
+    opset : tuple of int
+        Before and after.
+    storage : dict
+        How the weights are stored; of `unpack`, how they were.
+    rows : int
+        Random rows on which both gave the same, bit for bit; 0 where the model could not be run on such.
+    """
+
+    before: ModelSize
+    after: ModelSize
+    opset: tuple[int, int]
+    storage: dict[str, Any]
+    rows: int
+    provider: str
+    notices: list[str]
+    options: dict[str, Any]
+    versions: dict[str, str]
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """The findings as JSON has them."""
+        rest = {name: getattr(self, name) for name in list(Packing.__dataclass_fields__)[3:]}
+        model = {"before": asdict(self.before), "after": asdict(self.after)}
+        opset = {"before": self.opset[0], "after": self.opset[1]}
+        return {"schema": PACKING_SCHEMA, "model": model, "opset": opset, **rest}
+
+
+def shown_shape(shape: Iterable[int]) -> str:
+    """A shape for people.
+
+    >>> shown_shape((784, 500)), shown_shape((16, 1, 3, 3))
+    ('784 × 500', '16 × 1 × 3 × 3')
+    """
+    return " × ".join(map(str, shape))
+
+
 def to_json(data: dict[str, Any]) -> str:
     """Text of a report: two spaces, keys in the order of the schema, a newline at the end."""
     return json.dumps(data, indent=2, ensure_ascii=True, allow_nan=False) + "\n"
@@ -231,7 +281,7 @@ def printable(text: str, limit: int = 120) -> str:
 
 
 def schema(name: str) -> dict[str, Any]:
-    """The JSON Schema ``report``, ``inspection``, ``evaluation`` or ``comparison``, parsed."""
+    """The JSON Schema ``report``, ``inspection``, ``evaluation``, ``comparison`` or ``packing``, parsed."""
     text = files("onnxdpp").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
     parsed: dict[str, Any] = json.loads(text)
     return parsed

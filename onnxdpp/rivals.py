@@ -8,7 +8,6 @@ the original's on rows held out by more than a factor of `CLEAR` prunes the mode
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from onnxdpp.graph.layers import Layer
@@ -72,8 +71,9 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
     judge = Judge(job.graph, few, job.provider, job.options.mask)
     tried = [job, *(_alone(job, *rival) for rival in RIVALS)]
     judgements = []
-    for own in tried:
-        model, _, _ = execute(replace(own, batches=few), todo, hold_out=True)
+    for number, own in enumerate(tried):
+        job.progress("whole runs", number / len(tried))
+        model, _, _ = execute(replace(own, batches=few, progress=lambda text, fraction: None), todo, hold_out=True)
         judgement = judge.judge(model)
         if judgement is None:
             return job, []

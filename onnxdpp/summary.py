@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxdpp.gates import shown
+from onnxdpp.report import FORMS
 
 LIMIT = 200  # characters of a name, a reason or a notice
 ROWS = 200  # of a table: GitHub refuses summaries above 1 MiB
@@ -56,6 +57,7 @@ def summary(report: Mapping[str, Any]) -> str:
                 for layer in report.get("layers", ())
             ),
         ),
+        _table(("weight", "non-zeros", "stored as", "dense bytes", "bytes", "ratio"), _stored(report.get("storage"))),
     ]  # fmt: skip
     notices = "\n".join(f"- {escaped(notice)}" for notice in report["notices"][:ROWS])
     return "\n\n".join(part for part in (_headline(report["gates"]), *tables, notices) if part) + "\n\n"
@@ -83,6 +85,12 @@ def _latencies(tried: Mapping[str, Any]) -> Iterator[Sequence[str]]:
     for part in tried.get("latency", ()):
         times = (f"{part[side] * 1e3:.4g} ms" for side in ("before", "after"))
         yield f"latency, rows: {part['rows']:,}", *times, f"{part['ratio']:.3f}"
+
+
+def _stored(storage: Mapping[str, Any] | None) -> Iterator[Sequence[str]]:
+    for part in storage["tensors"] if storage else ():
+        sizes = _pair(part["dense_bytes"], part["bytes"])
+        yield escaped(part["name"]), f"{part['nonzero']:,}", FORMS[part["form"]], *sizes
 
 
 def escaped(text: str) -> str:

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from onnxdpp.cells import duration, new_table, number, pair
 from onnxdpp.curves import CLASSIFICATION, HELD_OUT_ROWS
 from onnxdpp.gates import shown
 from onnxdpp.report import printable as _safe
+from onnxdpp.storage_tables import storage_tables
 
 KEEPS_IN_A_TABLE = 7
 
@@ -27,28 +27,30 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
         The file written; None where none was: in a dry run, or because a gate is missed.
     """
     contest = any(layer["contest"] for layer in report["layers"])
-    table = _table("layer", "width", "kept", *["chosen by"] * contest, "loss before\nrefit", "loss", "seconds")
+    table = new_table("layer", "width", "kept", *["chosen by"] * contest, "loss before\nrefit", "loss", "seconds")
     for layer in report["layers"]:
         table.add_row(
             _safe(layer["name"]),
             f"{layer['width']:,}",
             f"{layer['kept']:,}",
             *[layer["method"]] * contest,
-            _number(layer["loss_before_refit"]),
-            _number(layer["loss"]),
+            number(layer["loss_before_refit"]),
+            number(layer["loss"]),
             f"{layer['seconds']:.2f}",
         )
     yield table
     before, after = report["model"]["before"], report["model"]["after"]
-    table = _table("model", "before", "after", "ratio")
+    table = new_table("model", "before", "after", "ratio")
     for key, title in (
         ("parameters", "parameters"),
         ("nonzero", "non-zeros"),
         ("bytes", "file bytes"),
         ("macs", "MACs per row"),
     ):
-        table.add_row(title, *_pair(before[key], after[key]))
+        table.add_row(title, *pair(before[key], after[key]))
     yield table
+    if report["storage"] is not None:
+        yield from storage_tables(report["storage"])
     if report["discrepancy"]:
         yield _answers(report)
     tried = report["evaluation"]
@@ -77,7 +79,7 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         As the JSON Schema ``evaluation`` says.
     """
     before, after = found["model"]["before"], found["model"]["after"]
-    table = _table("model", "original", "pruned", "ratio")
+    table = new_table("model", "original", "pruned", "ratio")
     for key, title in (
         ("bytes", "file bytes"),
         ("gzip_bytes", "gzip bytes"),
@@ -85,14 +87,16 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         ("nonzero", "non-zeros"),
         ("macs", "MACs per row"),
     ):
-        table.add_row(title, *_pair(before[key], after[key]))
+        table.add_row(title, *pair(before[key], after[key]))
     for part in found["latency"]:
         name = f"latency, {part['rows']:,} row{'s' * (part['rows'] > 1)}"
-        table.add_row(name, _duration(part["before"]), _duration(part["after"]), f"{part['ratio']:.3f}")
+        table.add_row(name, duration(part["before"]), duration(part["after"]), f"{part['ratio']:.3f}")
     if found["memory"] is not None:
         old, new = found["memory"]["before"], found["memory"]["after"]
-        table.add_row("peak memory", *_pair(old["peak"], new["peak"]))
-        table.add_row("  of it for the model", *_pair(old["peak"] - old["start"], new["peak"] - new["start"]))
+        times = old["load_seconds"], new["load_seconds"]
+        table.add_row("load time", *map(duration, times), f"{times[1] / times[0]:.3f}")
+        table.add_row("peak memory", *pair(old["peak"], new["peak"]))
+        table.add_row("  of it for the model", *pair(old["peak"] - old["start"], new["peak"] - new["start"]))
     yield table
     if found["discrepancy"]:
         yield _answers(found)
@@ -102,6 +106,23 @@ def evaluation_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         yield _gates(found)
     threads = f", {found['threads']} thread{'s' * (found['threads'] > 1)}" if found["latency"] else ""
     yield f"{found['rows']:,} rows on {found['provider']}{threads} ({found['seconds']:.1f} s)"
+
+
+def packing_tables(found: dict[str, Any], out: Path) -> Iterator[RenderableType]:
+    """How each weight is stored, and what that makes of the file.
+
+    Parameters
+    ----------
+    found : dict
+        As the JSON Schema ``packing`` says.
+    out : Path
+        The file written.
+    """
+    yield from storage_tables(found["storage"])
+    before, after = found["opset"]["before"], found["opset"]["after"]
+    opset = f"opset {before} converted to {after}, " if before != after else ""
+    same = f"the same bits on {found['rows']:,} random rows on {found['provider']}, " if found["rows"] else ""
+    yield f"wrote {_safe(str(out), 4096)} ({opset}{same}{found['seconds']:.1f} s)"
 
 
 def inspection_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
@@ -128,7 +149,7 @@ def inspection_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
             sized = any(layer["expected_size"] is not None for layer in layers)
             columns = [width, outputs] + ["producers"] * shared + ["DPP's own size"] * sized
             columns += ["permuted", "cut", "verdict"] * judged
-            table = _table(title, *columns)
+            table = new_table(title, *columns)
             for layer in layers:
                 row = [f"{layer['width']:,}", f"{layer['outputs']:,}"] + [f"{len(layer['producers'])}"] * shared
                 row += [_tenths(layer["expected_size"])] * sized
@@ -143,14 +164,14 @@ def _answers(report: dict[str, Any]) -> Table:
     titles = {"relative_l2": "relative L2", "max_abs": "max abs", "cosine": "cosine", "agreement": "agreement"}
     outputs = report["discrepancy"]
     shown = [key for key in titles if any(values.get(key) is not None for values in outputs.values())]
-    table = _table("output", *(titles[key] for key in shown))
+    table = new_table("output", *(titles[key] for key in shown))
     for name, values in outputs.items():
-        table.add_row(_safe(name), *(_number(values.get(key)) for key in shown))
+        table.add_row(_safe(name), *(number(values.get(key)) for key in shown))
     return table
 
 
 def _accuracies(report: dict[str, Any]) -> Table:
-    table = _table("accuracy", "original", "pruned", "change", "95 % interval", "lost", "gained")
+    table = new_table("accuracy", "original", "pruned", "change", "95 % interval", "lost", "gained")
     for name, part in report["accuracy"].items():
         table.add_row(
             _safe(name),
@@ -165,7 +186,7 @@ def _accuracies(report: dict[str, Any]) -> Table:
 
 
 def _gates(report: dict[str, Any]) -> Table:
-    table = _table("gate", "value", "limit", "verdict")
+    table = new_table("gate", "value", "limit", "verdict")
     for verdict in report["gates"]:
         table.add_row(verdict["gate"], *shown(verdict), "passed" if verdict["passed"] else "MISSED")
     return table
@@ -190,7 +211,7 @@ def comparison_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         for first in range(0, len(keeps), KEEPS_IN_A_TABLE):
             part = slice(first, first + KEEPS_IN_A_TABLE)
             titles = [f"keep {keep:g}\n{size}" for keep, size in zip(keeps[part], sizes[part], strict=True)]
-            table = _table(f"--unit {unit}\nparameters", *titles)
+            table = new_table(f"--unit {unit}\nparameters", *titles)
             for curve in own:
                 table.add_row(curve["method"], *(_error(point, exact) for point in curve["points"][part]))
             yield table
@@ -226,7 +247,7 @@ def _percent(value: float, exact: bool, digits: int = 3) -> str:
 def _verdict(verdict: dict[str, Any] | None) -> tuple[str, str, str]:
     if verdict is None:
         return "-", "-", "-"
-    return _number(verdict["permuted"]), _number(verdict["cut"]), "sound" if verdict["passed"] else "FAILED"
+    return number(verdict["permuted"]), number(verdict["cut"]), "sound" if verdict["passed"] else "FAILED"
 
 
 def reasons(refusals: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
@@ -243,43 +264,10 @@ def reasons(refusals: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
 
 
 def _refusals(title: str, refusals: Iterable[tuple[str, str]]) -> Table:
-    table = _table(title, "reason", text=2)
+    table = new_table(title, "reason", text=2)
     for names, reason in reasons(refusals):
         table.add_row(names, reason)
     return table
-
-
-def _table(*titles: str, text: int = 1) -> Table:
-    """A table whose first `text` columns hold words, which may be folded, and the others numbers, which are not."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for number, title in enumerate(titles):
-        if number < text:
-            table.add_column(Text(title), overflow="fold")
-        else:
-            table.add_column(Text(title), justify="right", no_wrap=True)
-    return table
-
-
-def _pair(before: int | None, after: int | None) -> tuple[str, str, str]:
-    if before is None or after is None:
-        return "-", "-", "-"
-    return f"{before:,}", f"{after:,}", f"{after / before:.3f}" if before else "-"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in the unit that suits them.
-
-    >>> _duration(1.5), _duration(0.00234567), _duration(0.0000231)
-    ('1.500 s', '2.346 ms', '23.10 µs')
-    """
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:#.4g} {unit}"
-    return f"{seconds / 1e-6:#.4g} µs"
 
 
 def _tenths(value: float | None) -> str:

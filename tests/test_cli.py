@@ -411,7 +411,8 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
         "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 29, "pattern": None, "mask": None,
         "memory": 2**31, "swaps": 0, "sensitivity": True, "sweeps": 0, "polish": 0, "target_parameters": None,
         "target_bytes": None, "target_macs": None, "target_discrepancy": None, "allocation": "measured",
-        "apply": None, "data": None, "labels": None, "max_discrepancy": None, "max_accuracy_drop": None,
+        "apply": None, "storage": "dense", "values": "same", "data": None, "labels": None,
+        "max_discrepancy": None, "max_accuracy_drop": None,
         "min_agreement": None, "max_size_ratio": None, "min_speedup": None, "baseline": None,
     }  # fmt: skip
 
@@ -645,7 +646,7 @@ def plain(shown: str) -> str:
 def test_terminal_shows_every_number(model: Path, calib: Path, columns: int) -> None:
     code, shown = Terminal(columns).run("prune", model, "--calib", calib, "--keep", "0.5", "--dry-run")
     assert code == 0
-    assert re.search(r"fc1 +16 +8 +[a-z]+ +[\d.]+ +[\d.]+ +\d+\.\d\d\n", plain(shown))
+    assert re.search(r"fc1 +16 +8 +[a-z, ()]+ +[\d.]+ +[\d.]+ +\d+\.\d\d\n", plain(shown))
     assert re.search(r"parameters +387 +147 +0\.380\n", plain(shown))
     assert "verify" in shown  # the bar
 

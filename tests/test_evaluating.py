@@ -195,6 +195,16 @@ def test_memory_is_that_of_the_model(tmp_path: Path) -> None:
     assert 2**26 < taken.peak - taken.start < 5 * 2**26
     small = peak_memory(stored(mlp(), tmp_path / "b.onnx"), {"x": data(1)}, "cpu", 1)
     assert small.peak - small.start < 2**25 < len(large)
+    assert 0 < small.load_seconds < taken.load_seconds
+
+
+@needs_figures
+def test_memory_of_loading_alone_is_less_than_that_of_running_too(tmp_path: Path) -> None:
+    """A value on the way is 64 MiB."""
+    text = "g (float[N, 8] x) => (float[M, 8] y) { a = Expand(x, wide)  y = Exp(a) }"
+    path = stored(mlp(text, wide=np.array([2**21, 8])), tmp_path / "a.onnx")
+    idle, busy = (peak_memory(path, feeds, "cpu", 1) for feeds in (None, {"x": data(1)}))
+    assert idle.peak - idle.start < busy.peak - busy.start - 2**25
 
 
 def test_memory_that_cannot_be_measured_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,10 @@ EVALUATION = Evaluation(
         }
     },
     latency=[{"rows": 1, "before": 0.002, "after": 0.001, "ratio": 0.5, "disturbed": 0.25, "rounds": 10}],
-    memory={"before": {"peak": 9000, "start": 1000}, "after": {"peak": 5000, "start": 1000}},
+    memory={
+        "before": {"peak": 9000, "start": 1000, "load_seconds": 0.5},
+        "after": {"peak": 5000, "start": 1000, "load_seconds": 0.25},
+    },
     threads=2,
     provider="cpu",
     rows=12345,
@@ -301,6 +304,7 @@ def test_table_of_an_evaluation() -> None:
     text = shown(EVALUATION)
     assert row(text, "gzip") == ["gzip", "bytes", "1,000,000", "900", "0.001"]
     assert row(text, "latency,") == ["latency,", "1", "row", "2.000", "ms", "1.000", "ms", "0.500"]
+    assert row(text, "load") == ["load", "time", "500.0", "ms", "250.0", "ms", "0.500"]
     assert row(text, "peak") == ["peak", "memory", "9,000", "5,000", "0.556"]
     assert row(text, "of") == ["of", "it", "for", "the", "model", "8,000", "4,000", "0.500"]
     assert row(text, "y") == ["y", "0.5", "1", "0.25", "0.875"]

@@ -211,7 +211,8 @@ def choose_edges(
     Returns
     -------
     (k, m) integer array
-        Column j, sorted: the inputs that output j keeps.
+        Column j, sorted: the inputs that output j keeps. Where no more than k of its edges have a weight, these are
+        among them, but for methods that draw and for patterns.
     """
     weights = moments.weights
     n, m = weights.shape
@@ -247,7 +248,24 @@ def choose_edges(
             )
     else:
         raise ValueError(f"unknown method {rule.method!r}")
+    if rule.pattern is None and rule.method not in ("dpp-sample", "random"):
+        chosen = _with_all_that_carry(chosen, weights)
     return np.sort(chosen, axis=0)
+
+
+def _with_all_that_carry(chosen: Indices, weights: Matrix) -> Indices:
+    """The choice (k, m), but where no more than k edges of an output have a weight, those and what there is room for.
+
+    Nothing is lost so. What was pruned before keeps its edges, whatever the method makes of inputs without a weight.
+    """
+    few = np.flatnonzero(np.count_nonzero(weights, axis=0) <= len(chosen))
+    if not len(few):
+        return chosen
+    scores = 2 * (weights[:, few] != 0).astype(np.int8)
+    np.put_along_axis(scores, chosen[:, few], np.take_along_axis(scores, chosen[:, few], 0) + 1, 0)
+    result = np.array(chosen)
+    result[:, few] = _largest(scores, len(chosen))
+    return result
 
 
 def _largest(scores: Matrix, k: int) -> Indices:
