@@ -220,8 +220,8 @@ def real_row(path: Path) -> list[str]:
     try:
         opset = next(part.version for part in onnx.load(path, load_external_data=False).opset_import if not part.domain)
         told, model = masked(path)
-    except (onnxdpp.OnnxdppError, StopIteration, ValueError, OSError) as error:
-        return ["", "", " ".join(str(error).split())[:90], *[""] * 5]
+    except (onnx.checker.ValidationError, StopIteration, ValueError, OSError):
+        return ["", "", "cannot be read, its external data are missing or it has no opset", *[""] * 5]
     begin = [f"{opset}", told]
     try:
         try:
