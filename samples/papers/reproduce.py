@@ -1,0 +1,279 @@
+"""Figure 1 of arXiv:2006.16617 again: prune the first layer by every method, and count errors on the test rows.
+
+    python samples/papers/reproduce.py FOLDER --dataset mnist|cifar10 --out RESULTS.jsonl
+        [--repeats N] [--limit METHOD[:REFIT]=N ...] [--percent P ...] [--threads N]
+
+FOLDER is what `train.py` left. Only the first layer is pruned: its edges to P per cent of those into each neuron, or
+its neurons to the published number that leaves as many parameters (`COUNTS`). Beta is 10 (over the number of rows, on
+sums of squares: 10 on mean squares here), epsilon 0.01, and all training rows are observed.
+
+=============== ======= =========================================================================== =======
+method          unit    which stay                                                                  draws
+=============== ======= =========================================================================== =======
+dpp-edge        edge    a k-DPP draw for each neuron, of what its edges carry                       yes
+divnet          neuron  a k-DPP draw, of the neurons' activations (after the sigmoid)               yes
+random-edge     edge    uniformly                                                                   yes
+random-node     neuron  uniformly                                                                   yes
+importance-edge edge    the largest weights                                                         no
+importance-node neuron  the largest mean outgoing weights                                           no
+auto-edge       edge    onnxdpp's default, a contest of methods; refit with an intercept            no
+auto-node       neuron  the same                                                                    no
+=============== ======= =========================================================================== =======
+
+The first six are run without refit (``none``) and with the papers' own (``linear``), from the same draws; what draws is
+repeated with seeds 0 .. N-1 (`--repeats`; `--limit` lowers that for the methods and refits it names). ``auto`` is
+``onnxdpp.prune(..., layers=first)`` with all else at its default: nothing of the papers', on the same axes.
+
+`--out` gets a line for every finished run; started again, the command does what is missing.
+Seeds come in turn, and percentages in the order given (the default: from the most telling), so that a run that was
+stopped is as even as can be. Test errors are of all rows of ``test.npz``, by onnxruntime. Progress is on stderr.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from threadpoolctl import threadpool_limits
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmark import Case, answers
+from first_layer import FirstLayer
+from machine import machine_line
+
+import onnxdpp
+
+BETA, EPSILON = 10.0, 0.01
+PERCENTS = (20, 50, 90, 30, 70, 40, 60, 80)
+COUNTS = {
+    "mnist": {
+        20: (256, 156), 30: (287, 235), 40: (317, 313), 50: (348, 392),
+        60: (378, 470), 70: (409, 548), 80: (439, 627), 90: (470, 705),
+    },
+    "cifar10": {
+        20: (397, 614), 30: (472, 921), 40: (548, 1228), 50: (623, 1536),
+        60: (699, 1843), 70: (774, 2150), 80: (849, 2457), 90: (925, 2764),
+    },
+}  # fmt: skip
+"""Neurons, and edges into each neuron, that stay at each percentage: equal numbers of parameters, as published."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One of the figure's: what it prunes, onnxdpp's name for it, and whether its choice depends on the seed."""
+
+    unit: str
+    method: str
+    draws: bool = False
+
+
+METHODS = {
+    "importance-node": Method("neuron", "importance"),
+    "random-node": Method("neuron", "random", draws=True),
+    "divnet": Method("neuron", "dpp-sample", draws=True),
+    "importance-edge": Method("edge", "importance"),
+    "random-edge": Method("edge", "random", draws=True),
+    "dpp-edge": Method("edge", "dpp-sample", draws=True),
+    "auto-node": Method("neuron", "auto"),
+    "auto-edge": Method("edge", "auto"),
+}
+REFITS = ("none", "linear")
+
+
+def refits(name: str) -> tuple[str, ...]:
+    """What a method is run with."""
+    return ("affine",) if METHODS[name].method == "auto" else REFITS
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    method: str
+    percent: int
+    refit: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.percent} % refit {self.refit} seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Cells that share what stays."""
+
+    method: str
+    percent: int
+    seed: int
+
+    def cell(self, refit: str) -> Cell:
+        """The cell with a refit."""
+        return Cell(self.method, self.percent, refit, self.seed)
+
+
+def wanted(
+    names: Sequence[str], percents: Sequence[int], repeats: int, limits: dict[tuple[str, str], int]
+) -> Iterator[tuple[Draw, tuple[str, ...]]]:
+    """What is to run, seed by seed, and with which refits."""
+    for seed, percent, name in itertools.product(range(repeats), percents, names):
+        if seed and not METHODS[name].draws:
+            continue
+        which = tuple(refit for refit in refits(name) if seed < limits.get((name, refit), repeats))
+        if which:
+            yield Draw(name, percent, seed), which
+
+
+class Reproduction:
+    """A network whose first layer is pruned in all ways.
+
+    Parameters
+    ----------
+    case : Case
+        Its files.
+    counts : dict
+        Of the dataset; see `COUNTS`.
+    executor : Executor
+    """
+
+    def __init__(self, case: Case, counts: dict[int, tuple[int, int]], executor: ThreadPoolExecutor) -> None:
+        self._case = case
+        self._counts = counts
+        self._layer = FirstLayer(case.model, case.calib, executor)
+        with np.load(case.test) as arrays:
+            self._labels = arrays["labels"]
+
+    def error(self, model: onnx.ModelProto) -> float:
+        """Test rows that a model gets wrong, in per cent."""
+        hits = answers(model, self._case.test).argmax(1) == self._labels
+        return round(100 * (1 - float(hits.mean())), 6)
+
+    def run(self, draw: Draw, which: Sequence[str]) -> Iterator[tuple[Cell, dict[str, Any]]]:
+        """The results of one draw, refit by refit: error, loss at the consumers, kept count and seconds."""
+        method = METHODS[draw.method]
+        k = self._counts[draw.percent][0 if method.unit == "neuron" else 1]
+        began = time.perf_counter()
+        if method.method == "auto":
+            pruned = onnxdpp.prune(
+                self._case.model, self._case.calib, keep=k / self._layer.width(method.unit), unit=method.unit,
+                layers=self._layer.name, provider="cpu",
+            )  # fmt: skip
+            (told,) = pruned.report["layers"]
+            if told["kept"] != k:
+                raise ValueError(f"{told['kept']} were kept and not {k}")
+            yield draw.cell("affine"), {
+                **self._result(pruned.model, k, told["loss"], began), "chosen": told["method"]
+            }  # fmt: skip
+            return
+        keep = self._layer.choose(method.unit, k, method.method, beta=BETA, epsilon=EPSILON, seed=draw.seed)
+        if len(keep) != k:
+            raise ValueError(f"{len(keep)} were kept and not {k}")
+        for refit in which:
+            model, loss = self._layer.model(method.unit, keep, refit)
+            yield draw.cell(refit), self._result(model, k, loss, began)
+            began = time.perf_counter()
+
+    def _result(self, model: onnx.ModelProto, k: int, loss: float | None, began: float) -> dict[str, Any]:
+        seconds = time.perf_counter() - began
+        return {
+            "kept": k,
+            "error": self.error(model),
+            "loss": None if loss is None else float(f"{loss:.6g}"),
+            "seconds": round(seconds, 2),
+        }
+
+
+def state(case: Case) -> str:
+    """Hash the three files that results depend on."""
+    digest = hashlib.sha256()
+    for path in (case.model, case.calib, case.test):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def read_results(path: Path) -> tuple[dict[str, Any], dict[Cell, dict[str, Any]]]:
+    """The head of a file of results, and the runs that it holds; a line cut short by a kill is passed over."""
+    head: dict[str, Any] = {}
+    results = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            entry = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if "cell" in entry:
+            results[Cell(**entry["cell"])] = entry["result"]
+        else:
+            head = entry
+    return head, results
+
+
+def append(path: Path, entry: dict[str, Any]) -> None:
+    """Add a line to a file of results, by a single write: several runs may share the file."""
+    cut = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n" * bool(cut) + json.dumps(entry) + "\n")
+
+
+def limit(text: str) -> tuple[tuple[tuple[str, str], ...], int]:
+    """METHOD[:REFIT]=N as ((method, refit), ...) and N."""
+    name, _, count = text.partition("=")
+    method, _, refit = name.partition(":")
+    if method not in METHODS or (refit and refit not in refits(method)) or not count.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not METHOD=N or METHOD:REFIT=N, of {', '.join(METHODS)}")
+    return tuple((method, each) for each in ([refit] if refit else refits(method))), int(count)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Figure 1 of the papers, again.", allow_abbrev=False)
+    parser.add_argument("folder", type=Path, help="holds model.onnx, calib.npz and test.npz; see train.py")
+    parser.add_argument("--dataset", choices=COUNTS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="results; what it holds already is not run again")
+    parser.add_argument("--method", choices=METHODS, nargs="+", default=list(METHODS))
+    parser.add_argument("--percent", type=int, choices=sorted(PERCENTS), nargs="+", default=PERCENTS)
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--limit", type=limit, action="append", default=[], help="METHOD[:REFIT]=N repeats at most")
+    parser.add_argument("--threads", type=int, default=2, help="outputs solved side by side; no result depends on it")
+    arguments = parser.parse_args()
+
+    case = Case.of(arguments.folder)
+    files = state(case)
+    head, results = read_results(arguments.out)
+    if head and head["files"] != files:
+        sys.exit(f"{arguments.out} has results of other files. Remove it, or name another --out.")
+    limits = {which: count for several, count in arguments.limit for which in several}
+    todo = list(wanted(arguments.method, arguments.percent, arguments.repeats, limits))
+    with threadpool_limits(1), ThreadPoolExecutor(arguments.threads) as executor:
+        work = Reproduction(case, COUNTS[arguments.dataset], executor)
+        if not head:
+            head = {
+                "dataset": arguments.dataset,
+                "files": files,
+                "machine": machine_line().removeprefix("- machine: "),
+                "unpruned": work.error(onnx.load(case.model)),
+            }
+            append(arguments.out, head)
+        print(f"unpruned: test error {head['unpruned']:.2f}", file=sys.stderr, flush=True)
+        for number, (draw, which) in enumerate(todo, start=1):
+            for cell, result in work.run(draw, missing) if (missing := lacking(results, draw, which)) else ():
+                results[cell] = result
+                append(arguments.out, {"cell": asdict(cell), "result": result})
+                told = f"test error {result['error']:.2f} in {result['seconds']:.1f} s"
+                print(f"[{number}/{len(todo)}] {cell}: {told}", file=sys.stderr, flush=True)
+
+
+def lacking(results: dict[Cell, dict[str, Any]], draw: Draw, which: Sequence[str]) -> tuple[str, ...]:
+    """The refits of a draw that are not among the results."""
+    return tuple(refit for refit in which if draw.cell(refit) not in results)
+
+
+if __name__ == "__main__":
+    main()
