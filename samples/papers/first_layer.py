@@ -151,7 +151,9 @@ class FirstLayer:
     def _entering(self) -> tuple[Reading, Inputs]:
         """What enters the layer."""
         n = self.edges.n // self.edges.block
-        return self._observed(readings(self._graph, [(self.edges, np.arange(n))], lambda part: np.arange(part.m), MEMORY))
+        return self._observed(
+            readings(self._graph, [(self.edges, np.arange(n))], lambda part: np.arange(part.m), MEMORY)
+        )
 
     @cached_property
     def _hidden(self) -> tuple[Reading, Inputs]:
@@ -166,4 +168,3 @@ class FirstLayer:
             lambda fraction: None, self.name,
         )  # fmt: skip
         return reading, inputs
-

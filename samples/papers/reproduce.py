@@ -32,14 +32,12 @@ stopped is as even as can be. Test errors are of all rows of ``test.npz``, by on
 import argparse
 import hashlib
 import itertools
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -49,6 +47,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmark import Case, answers
 from first_layer import FirstLayer
 from machine import machine_line
+from results import METHODS, Cell, Result, append, read_results, refits
 
 import onnxdpp
 
@@ -65,46 +64,6 @@ COUNTS = {
     },
 }  # fmt: skip
 """Neurons, and edges into each neuron, that stay at each percentage: equal numbers of parameters, as published."""
-
-
-@dataclass(frozen=True)
-class Method:
-    """One of the figure's: what it prunes, onnxdpp's name for it, and whether its choice depends on the seed."""
-
-    unit: str
-    method: str
-    draws: bool = False
-
-
-METHODS = {
-    "importance-node": Method("neuron", "importance"),
-    "random-node": Method("neuron", "random", draws=True),
-    "divnet": Method("neuron", "dpp-sample", draws=True),
-    "importance-edge": Method("edge", "importance"),
-    "random-edge": Method("edge", "random", draws=True),
-    "dpp-edge": Method("edge", "dpp-sample", draws=True),
-    "auto-node": Method("neuron", "auto"),
-    "auto-edge": Method("edge", "auto"),
-}
-REFITS = ("none", "linear")
-
-
-def refits(name: str) -> tuple[str, ...]:
-    """What a method is run with."""
-    return ("affine",) if METHODS[name].method == "auto" else REFITS
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run."""
-
-    method: str
-    percent: int
-    refit: str
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.percent} % refit {self.refit} seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -156,7 +115,7 @@ class Reproduction:
         hits = answers(model, self._case.test).argmax(1) == self._labels
         return round(100 * (1 - float(hits.mean())), 6)
 
-    def run(self, draw: Draw, which: Sequence[str]) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    def run(self, draw: Draw, which: Sequence[str]) -> Iterator[tuple[Cell, Result]]:
         """The results of one draw, refit by refit: error, loss at the consumers, kept count and seconds."""
         method = METHODS[draw.method]
         k = self._counts[draw.percent][0 if method.unit == "neuron" else 1]
@@ -181,7 +140,7 @@ class Reproduction:
             yield draw.cell(refit), self._result(model, k, loss, began)
             began = time.perf_counter()
 
-    def _result(self, model: onnx.ModelProto, k: int, loss: float | None, began: float) -> dict[str, Any]:
+    def _result(self, model: onnx.ModelProto, k: int, loss: float | None, began: float) -> Result:
         seconds = time.perf_counter() - began
         return {
             "kept": k,
@@ -200,27 +159,9 @@ def state(case: Case) -> str:
     return digest.hexdigest()[:16]
 
 
-def read_results(path: Path) -> tuple[dict[str, Any], dict[Cell, dict[str, Any]]]:
-    """The head of a file of results, and the runs that it holds; a line cut short by a kill is passed over."""
-    head: dict[str, Any] = {}
-    results = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if "cell" in entry:
-            results[Cell(**entry["cell"])] = entry["result"]
-        else:
-            head = entry
-    return head, results
-
-
-def append(path: Path, entry: dict[str, Any]) -> None:
-    """Add a line to a file of results, by a single write: several runs may share the file."""
-    cut = path.exists() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n" * bool(cut) + json.dumps(entry) + "\n")
+def lacking(results: dict[Cell, Result], draw: Draw, which: Sequence[str]) -> tuple[str, ...]:
+    """The refits of a draw that are not among the results."""
+    return tuple(refit for refit in which if draw.cell(refit) not in results)
 
 
 def limit(text: str) -> tuple[tuple[tuple[str, str], ...], int]:
@@ -263,16 +204,12 @@ def main() -> None:
             append(arguments.out, head)
         print(f"unpruned: test error {head['unpruned']:.2f}", file=sys.stderr, flush=True)
         for number, (draw, which) in enumerate(todo, start=1):
-            for cell, result in work.run(draw, missing) if (missing := lacking(results, draw, which)) else ():
+            missing = lacking(results, draw, which)
+            for cell, result in work.run(draw, missing) if missing else ():
                 results[cell] = result
                 append(arguments.out, {"cell": asdict(cell), "result": result})
                 told = f"test error {result['error']:.2f} in {result['seconds']:.1f} s"
                 print(f"[{number}/{len(todo)}] {cell}: {told}", file=sys.stderr, flush=True)
-
-
-def lacking(results: dict[Cell, dict[str, Any]], draw: Draw, which: Sequence[str]) -> tuple[str, ...]:
-    """The refits of a draw that are not among the results."""
-    return tuple(refit for refit in which if draw.cell(refit) not in results)
 
 
 if __name__ == "__main__":

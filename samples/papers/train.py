@@ -35,10 +35,10 @@ from types import ModuleType
 
 import numpy as np
 
-SAMPLES = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(SAMPLES))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import sigmoid_mlp
 
+SAMPLES = Path(__file__).resolve().parents[1]
 SEED = 0
 MOMENTUM = 0.9
 BATCH = 128
@@ -97,9 +97,9 @@ RECIPES = {
 }
 
 
-def epochs(start: sigmoid_mlp.Parameters, x: sigmoid_mlp.Array, y: sigmoid_mlp.Labels, rate: float) -> Iterator[
-    sigmoid_mlp.Parameters
-]:
+def epochs(
+    start: sigmoid_mlp.Parameters, x: sigmoid_mlp.Array, y: sigmoid_mlp.Labels, rate: float
+) -> Iterator[sigmoid_mlp.Parameters]:
     """Train without end, yielding the parameters after each pass over the shuffled rows.
 
     Raises
