@@ -2,11 +2,11 @@
 
     python samples/papers/figure.py --mnist RESULTS.jsonl --cifar10 RESULTS.jsonl [--out FIGURE.svg]
 
-Test error against the parameters of the first layer that are left: A and B without refit, C and D with the papers'
-own; A and C MNIST, B and D CIFAR-10. A point is the mean over the repeats, its bar one sample standard deviation either
-way; a point without a bar is a single draw, or a choice that does not draw. Colours and markers are those of
-`onnxdpp.plotting`: solid lines are nodes, dashed ones with hollow markers edges. In C and D the black lines are
-onnxdpp's default at the same counts: a contest of methods, and a refit with an intercept.
+Test error against the edges of the first layer that are left, or nodes that leave as many parameters: A and B without
+refit, C and D with the papers' own; A and C MNIST, B and D CIFAR-10. A point is the mean over the repeats, its bar one
+sample standard deviation either way; a point without a bar is a single draw, or a choice that does not draw. Colours
+and markers are those of `onnxdpp.plotting`: solid lines are nodes, dashed ones with hollow markers edges. In C and D
+the black lines are onnxdpp's default at the same counts: a contest of methods, and a refit with an intercept.
 """
 
 import argparse
@@ -32,6 +32,7 @@ PANELS = (
     ("D", "cifar10", "CIFAR-10, refit", ("linear", "affine")),
 )
 ROOM = 0.06  # of the range, above and below
+APART = 0.5  # per cent to the side, so that bars do not hide each other
 
 
 def look(name: str) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def look(name: str) -> dict[str, Any]:
 def draw(axes: Axes, points: Points, refits: tuple[str, ...], unpruned: float) -> None:
     """One panel: a line for each method that was run with one of the refits."""
     ends = [unpruned]
-    for name in METHODS:
+    for place, name in enumerate(METHODS):
         for refit in refits:
             found = [(percent, points.get((name, refit, percent))) for percent in PERCENTS]
             there = [(percent, summary) for percent, summary in found if summary is not None]
@@ -55,7 +56,7 @@ def draw(axes: Axes, points: Points, refits: tuple[str, ...], unpruned: float) -
                 continue
             means = [summary.mean for _, summary in there]
             bars = [0.0 if math.isnan(summary.deviation) else summary.deviation for _, summary in there]
-            left = [percent for percent, _ in there]
+            left = [percent + APART * (place - (len(METHODS) - 1) / 2) for percent, _ in there]
             order = 4 if METHODS[name].method == "auto" else 3
             axes.errorbar(left, means, bars, capsize=2.5, elinewidth=1.0, zorder=order, **look(name))
             ends += [mean + sign * bar for mean, bar in zip(means, bars, strict=True) for sign in (-1, 1)]
@@ -84,7 +85,7 @@ def figure(found: dict[str, tuple[float, Points]]) -> Figure:
     result = Figure(figsize=SIZE, layout="constrained")
     for axes, (letter, dataset, title, refits) in zip(result.subplots(2, 2).flat, PANELS, strict=True):
         axes.set_title(f"{letter}   {title}", loc="left", fontsize=11)
-        axes.set_xlabel("parameters left in the first layer, %")
+        axes.set_xlabel("edges left in the first layer, % (nodes: as many parameters)")
         axes.set_ylabel("test error, %")
         if dataset in found:
             unpruned, points = found[dataset]

@@ -18,6 +18,7 @@ from zlib import crc32
 
 import numpy as np
 import onnx
+from draws import draw_edges
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
@@ -90,6 +91,13 @@ class FirstLayer:
             return choose_neurons(seen, self.neurons.n, k, rule, neuron_beta(seen, self.neurons.n, rule), source)
         moments = self._entering[1].moments
         return choose_edges(moments, k, rule, edge_beta(moments, rule), source, self._executor)
+
+    def draws(self, k: int, repeats: int, *, beta: float, epsilon: float, seed: int) -> Indices:
+        """Which edges stay, (repeats, k, m), by several draws from the k-DPP of each output; see `draw_edges`."""
+        moments = self._entering[1].moments
+        return draw_edges(
+            moments.gram, moments.weights, k, repeats, beta=beta, epsilon=epsilon, seed=seed, executor=self._executor
+        )
 
     def model(self, unit: str, keep: Indices, refit: str) -> tuple[onnx.ModelProto, float | None]:
         """The model with only `keep` left, and the relative loss at the outputs that were refitted.

@@ -24,7 +24,8 @@ The first six are run without refit (``none``) and with the papers' own (``linea
 repeated with seeds 0 .. N-1 (`--repeats`; `--limit` lowers that for the methods and refits it names). ``auto`` is
 ``onnxdpp.prune(..., layers=first)`` with all else at its default: nothing of the papers', on the same axes.
 
-`--out` gets a line for every finished run; started again, the command does what is missing.
+`--out` gets a line for every finished run; started again, the command does what is missing. A run of several draws has
+the seconds of all of them.
 Seeds come in turn, and percentages in the order given (the default: from the most telling), so that a run that was
 stopped is as even as can be. Test errors are of all rows of ``test.npz``, by onnxruntime. Progress is on stderr.
 """
@@ -53,6 +54,7 @@ import onnxdpp
 
 BETA, EPSILON = 10.0, 0.01
 PERCENTS = (20, 50, 90, 30, 70, 40, 60, 80)
+TOGETHER = "dpp-edge"  # all its repeats are drawn at once; see `draws`
 COUNTS = {
     "mnist": {
         20: (256, 156), 30: (287, 235), 40: (317, 313), 50: (348, 392),
@@ -67,28 +69,41 @@ COUNTS = {
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Cells that share what stays."""
+class Batch:
+    """Runs of one method at one percentage.
+
+    Attributes
+    ----------
+    seeds : dict
+        From each seed to the refits that are wanted.
+    """
 
     method: str
     percent: int
-    seed: int
+    seeds: dict[int, tuple[str, ...]]
 
-    def cell(self, refit: str) -> Cell:
-        """The cell with a refit."""
-        return Cell(self.method, self.percent, refit, self.seed)
+    def lacking(self, results: dict[Cell, Result]) -> dict[int, tuple[str, ...]]:
+        """What of the seeds is not among the results."""
+        missing = {
+            seed: tuple(refit for refit in which if Cell(self.method, self.percent, refit, seed) not in results)
+            for seed, which in self.seeds.items()
+        }
+        return {seed: which for seed, which in missing.items() if which}
 
 
 def wanted(
     names: Sequence[str], percents: Sequence[int], repeats: int, limits: dict[tuple[str, str], int]
-) -> Iterator[tuple[Draw, tuple[str, ...]]]:
-    """What is to run, seed by seed, and with which refits."""
+) -> Iterator[Batch]:
+    """What is to run: one seed after the other, but all at once where they have the work in common."""
     for seed, percent, name in itertools.product(range(repeats), percents, names):
-        if seed and not METHODS[name].draws:
+        if seed and (name == TOGETHER or not METHODS[name].draws):
             continue
-        which = tuple(refit for refit in refits(name) if seed < limits.get((name, refit), repeats))
-        if which:
-            yield Draw(name, percent, seed), which
+        seeds = {
+            each: tuple(refit for refit in refits(name) if each < limits.get((name, refit), repeats))
+            for each in (range(repeats) if name == TOGETHER else [seed])
+        }
+        if any(seeds.values()):
+            yield Batch(name, percent, {each: which for each, which in seeds.items() if which})
 
 
 class Reproduction:
@@ -115,30 +130,40 @@ class Reproduction:
         hits = answers(model, self._case.test).argmax(1) == self._labels
         return round(100 * (1 - float(hits.mean())), 6)
 
-    def run(self, draw: Draw, which: Sequence[str]) -> Iterator[tuple[Cell, Result]]:
-        """The results of one draw, refit by refit: error, loss at the consumers, kept count and seconds."""
-        method = METHODS[draw.method]
-        k = self._counts[draw.percent][0 if method.unit == "neuron" else 1]
-        began = time.perf_counter()
+    def run(self, batch: Batch, missing: dict[int, tuple[str, ...]]) -> Iterator[tuple[Cell, Result]]:
+        """Each missing result of a batch: kept count, error, loss at the consumers, seconds."""
+        method = METHODS[batch.method]
+        k = self._counts[batch.percent][0 if method.unit == "neuron" else 1]
         if method.method == "auto":
-            pruned = onnxdpp.prune(
-                self._case.model, self._case.calib, keep=k / self._layer.width(method.unit), unit=method.unit,
-                layers=self._layer.name, provider="cpu",
-            )  # fmt: skip
-            (told,) = pruned.report["layers"]
-            if told["kept"] != k:
-                raise ValueError(f"{told['kept']} were kept and not {k}")
-            yield draw.cell("affine"), {
-                **self._result(pruned.model, k, told["loss"], began), "chosen": told["method"]
-            }  # fmt: skip
+            yield Cell(batch.method, batch.percent, "affine", 0), self._default(method.unit, k)
             return
-        keep = self._layer.choose(method.unit, k, method.method, beta=BETA, epsilon=EPSILON, seed=draw.seed)
-        if len(keep) != k:
-            raise ValueError(f"{len(keep)} were kept and not {k}")
-        for refit in which:
-            model, loss = self._layer.model(method.unit, keep, refit)
-            yield draw.cell(refit), self._result(model, k, loss, began)
-            began = time.perf_counter()
+        drawn = None
+        began = time.perf_counter()
+        if batch.method == TOGETHER:
+            drawn = self._layer.draws(k, len(batch.seeds), beta=BETA, epsilon=EPSILON, seed=0)
+        for seed, which in missing.items():
+            if drawn is None:
+                keep = self._layer.choose(method.unit, k, method.method, beta=BETA, epsilon=EPSILON, seed=seed)
+            else:
+                keep = drawn[seed]
+            if len(keep) != k:
+                raise ValueError(f"{len(keep)} were kept and not {k}")
+            for refit in which:
+                model, loss = self._layer.model(method.unit, keep, refit)
+                yield Cell(batch.method, batch.percent, refit, seed), self._result(model, k, loss, began)
+                began = time.perf_counter()
+
+    def _default(self, unit: str, k: int) -> Result:
+        """What onnxdpp does when nothing is asked of it but the count."""
+        began = time.perf_counter()
+        pruned = onnxdpp.prune(
+            self._case.model, self._case.calib, keep=k / self._layer.width(unit), unit=unit, layers=self._layer.name,
+            provider="cpu",
+        )  # fmt: skip
+        (told,) = pruned.report["layers"]
+        if told["kept"] != k:
+            raise ValueError(f"{told['kept']} were kept and not {k}")
+        return {**self._result(pruned.model, k, told["loss"], began), "chosen": told["method"]}
 
     def _result(self, model: onnx.ModelProto, k: int, loss: float | None, began: float) -> Result:
         seconds = time.perf_counter() - began
@@ -157,11 +182,6 @@ def state(case: Case) -> str:
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()[:16]
-
-
-def lacking(results: dict[Cell, Result], draw: Draw, which: Sequence[str]) -> tuple[str, ...]:
-    """The refits of a draw that are not among the results."""
-    return tuple(refit for refit in which if draw.cell(refit) not in results)
 
 
 def limit(text: str) -> tuple[tuple[tuple[str, str], ...], int]:
@@ -203,9 +223,9 @@ def main() -> None:
             }
             append(arguments.out, head)
         print(f"unpruned: test error {head['unpruned']:.2f}", file=sys.stderr, flush=True)
-        for number, (draw, which) in enumerate(todo, start=1):
-            missing = lacking(results, draw, which)
-            for cell, result in work.run(draw, missing) if missing else ():
+        for number, batch in enumerate(todo, start=1):
+            missing = batch.lacking(results)
+            for cell, result in work.run(batch, missing) if missing else ():
                 results[cell] = result
                 append(arguments.out, {"cell": asdict(cell), "result": result})
                 told = f"test error {result['error']:.2f} in {result['seconds']:.1f} s"
