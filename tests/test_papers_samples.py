@@ -1,6 +1,7 @@
 """The papers' samples: pruned as `prune` does, run once and never twice, told as measured, fetched whole."""
 
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -14,6 +15,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from scipy.stats import chisquare
 from threadpoolctl import threadpool_limits
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "samples"))
@@ -23,10 +25,12 @@ import reproduce
 import sigmoid_mlp
 import tables
 import train
+from draws import draw_edges
 from first_layer import FirstLayer
 from results import Cell, Summary, append, gap, read_results, summaries
 
 import onnxdpp
+from onnxdpp.algebra.kernels import edge_gram, rbf_kernel
 
 figure = pytest.importorskip("figure", reason="needs matplotlib")
 
@@ -95,16 +99,47 @@ def test_model_is_that_of_prune_where_inputs_are_the_same(tmp_path: Path) -> Non
     np.testing.assert_array_equal(mine["fc1.weight"], theirs["fc1.weight"])
 
 
+def test_draws_together_have_the_law_of_the_dpp() -> None:
+    """Of each output and repeat: how often each set is drawn, against determinants."""
+    rng = np.random.default_rng(2)
+    n, k, repeats, rounds = 5, 2, 4, 500
+    x = rng.standard_normal((40, n))
+    gram, column = x.T @ x / 40, np.array([0.1, 0.3, -0.2, 0.4, 0.25])
+    kernel = rbf_kernel(edge_gram(gram, column), BETA) + EPSILON * np.eye(n)
+    sets = list(itertools.combinations(range(n), k))
+    expected = np.array([np.linalg.det(kernel[np.ix_(chosen, chosen)]) for chosen in sets])
+    expected /= expected.sum()
+    with ThreadPoolExecutor(2) as executor:
+        drawn = [
+            draw_edges(
+                gram,
+                np.stack([column, column], 1),
+                k,
+                repeats,
+                beta=BETA,
+                epsilon=EPSILON,
+                seed=seed,
+                executor=executor,
+            )
+            for seed in range(rounds)
+        ]
+    all_sets = np.stack(drawn)  # (rounds, repeats, k, outputs)
+    found = np.array([(all_sets == np.array(chosen)[:, None]).all(2).sum((0, 1)) for chosen in sets])
+    for output in range(2):
+        assert chisquare(found[:, output], expected * repeats * rounds).pvalue > 1e-3
+    assert (all_sets[:, 0] != all_sets[:, 1]).any()
+    assert (all_sets[..., 0] != all_sets[..., 1]).any()
+
+
 @pytest.mark.parametrize(
     ("dataset", "widths"), [("mnist", (784, 500, 500)), ("cifar10", (3072, 1000, 1000))], ids=["mnist", "cifar10"]
 )
 def test_counts_leave_as_many_parameters(dataset: str, widths: tuple[int, int, int]) -> None:
-    """No neuron more or less would come nearer."""
+    """In the two matrices that a neuron is part of; a part of a neuron counts as one."""
     inputs, hidden, after = widths
     for percent, (neurons, edges) in reproduce.COUNTS[dataset].items():
         assert edges == percent * inputs // 100
-        difference = neurons * (inputs + after) - hidden * (edges + after)
-        assert abs(difference) <= inputs + after
+        assert neurons == math.ceil(hidden * (edges + after) / (inputs + after))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, folder: Path, out: Path, *words: str) -> None:
