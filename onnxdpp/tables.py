@@ -26,7 +26,7 @@ def prune_tables(report: dict[str, Any], out: Path | None) -> Iterator[Renderabl
     out : Path or None
         The file written; None where none was: in a dry run, or because a gate is missed.
     """
-    contest = any(layer["contest"] for layer in report["layers"])
+    contest = bool(report["rivals"]) or any(layer["contest"] for layer in report["layers"])
     table = new_table("layer", "width", "kept", *["chosen by"] * contest, "loss before\nrefit", "loss", "seconds")
     for layer in report["layers"]:
         table.add_row(

@@ -351,6 +351,13 @@ def test_a_pattern_by_chance_is_none() -> None:
     assert told(net(W=weight)).pattern == ""
 
 
+def test_half_of_sixteen_inputs_is_no_pattern() -> None:
+    weight = np.take_along_axis(normal(16, 96), np.argsort(normal(16, 96, seed=2), axis=0), axis=0)
+    weight[np.argsort(np.abs(weight), axis=0)[:8], np.arange(96)] = 0
+    row = told(net(shape=(16, 96), W=weight))
+    assert (row.form != "dense", row.pattern) == (True, "")
+
+
 def test_patterns_of_convolutions_lie_along_the_patch() -> None:
     weight = grouped(2, 4, 16 * 9, 32).T.reshape(32, 16, 3, 3)
     proto = model(

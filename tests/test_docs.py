@@ -17,8 +17,6 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("sam
 MANUALS = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md")])
 OF_OTHERS = {"--help", "--layers", "--repeats"}
 """Of click, and of the benchmarks that the README speaks of."""
-COMING = {"samples/papers/README.md"}
-"""Links that another branch fills: out with them once it is merged."""
 
 FENCE = re.compile(r"^(`{3,})(\w*)[^\n]*\n(.*?)^\1`*$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[(?:[^\[\]]|!?\[[^\]]*\]\([^)]*\))*\]\(([^()\s]+)\)")
@@ -82,8 +80,6 @@ def test_links_lead_somewhere(path: Path) -> None:
             continue
         file, _, anchor = target.partition("#")
         there = (path.parent / file).resolve() if file else path
-        if not there.exists() and name(there) in COMING:
-            continue
         assert there.exists(), f"{name(path)} links to {target}, which is not there"
         if anchor:
             assert anchor in anchors(there), f"{name(path)} links to {target}; there are {sorted(anchors(there))}"

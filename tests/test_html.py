@@ -16,6 +16,7 @@ from invoking import Outcome, contents, data, invoke, mlp, refusal, stored
 from onnx import ModelProto
 
 import onnxdpp
+from onnxdpp import rivals
 from onnxdpp.api import PruneResult
 from onnxdpp.html import command, page
 
@@ -70,7 +71,10 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def result() -> PruneResult:
-    return pruned(mlp())
+    """Of a contest, whatever single methods come to."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rivals, "CLEAR", float("inf"))
+        return pruned(mlp())
 
 
 @pytest.fixture
@@ -156,7 +160,17 @@ def test_page_says_what_the_report_says(result: PruneResult) -> None:
 
 
 def test_page_marks_one_winner_of_each_contest(result: PruneResult) -> None:
-    assert result.html().count('class="won"') == len(result.report["layers"])
+    assert result.html().count('class="won"') == len(result.report["layers"]) + 1  # and of the whole runs
+
+
+def test_page_shows_whole_runs_where_a_single_method_won(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "CLEAR", 0.0)
+    found = pruned(mlp())
+    parsed = Page(found.html())
+    assert len(found.report["rivals"]) == 5
+    for run in found.report["rivals"]:
+        title = f"{run['method']} ({run['kernel']})" if run["kernel"] else run["method"]
+        assert f"{run['discrepancy']:.4g}" in parsed.row(title)
 
 
 def test_page_escapes_hostile_names() -> None:

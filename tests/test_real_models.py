@@ -89,7 +89,7 @@ def judge(folder: Path, file: str, **options: Any) -> PruneResult | None:
 
 def judge_edges(folder: Path, file: str, **options: Any) -> None:
     """As `judge`, and in each weight no output has more edges than were to be kept."""
-    result = judge(folder, file, **{"unit": "edge", "method": "dpp", **options})
+    result = judge(folder, file, **{"unit": "edge", "method": "dpp", "storage": "dense", **options})
     if result is None:
         return
     graph = Graph(result.model, result.folder)

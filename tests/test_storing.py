@@ -211,6 +211,13 @@ def test_old_operators_are_told_and_can_be_converted() -> None:
     assert weights(onnxdpp.unpack(result.model, provider="cpu").model) == weights(old)
 
 
+def test_conversion_of_a_file_that_lists_its_weights_among_the_inputs() -> None:
+    old = masked(proto=net(opset=8, ir_version=3))
+    result = onnxdpp.pack(old, opset=13, provider="cpu")
+    assert [value.name for value in result.model.graph.input] == ["x"]
+    np.testing.assert_allclose(run(result.model, {"x": X})[0], run(old, {"x": X})[0], rtol=1e-5, atol=1e-5)
+
+
 def test_conversion_that_changes_answers_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A converter with a fault, which onnx's own has had before."""
     old = masked(proto=net(opset=9))

@@ -38,12 +38,12 @@ def pattern(kept: NDArray[np.bool_], projection: Projection) -> str:
     Notes
     -----
     A last group of fewer than M inputs has at most N too. Groups that use less than 0.9 of what the pattern allows, on
-    average, make none.
+    average, make none; nor does a single group.
     """
     rows = _rows(kept, projection)
     for group in GROUPS:
         whole = rows.shape[1] // group * group
-        if not whole:
+        if whole < 2 * group:  # any output that keeps N of its M inputs has one group of them
             continue
         counts = np.count_nonzero(rows[:, :whole].reshape(len(rows), -1, group), axis=2)
         most, rest = int(counts.max()), np.count_nonzero(rows[:, whole:], axis=1)

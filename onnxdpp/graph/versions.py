@@ -1,7 +1,7 @@
 """A model in another version of the ONNX operators, as onnx's own converter writes it."""
 
 import onnx
-from onnx import ModelProto, version_converter
+from onnx import ModelProto, helper, version_converter
 
 from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.graph.checking import check_model
@@ -38,6 +38,11 @@ def converted(model: ModelProto, opset: int) -> ModelProto:
         result = version_converter.convert_version(model, opset)
     except Exception as error:  # protobuf's, and what its C++ half raises
         raise ModelError(f"{told}: {' '.join(str(error).split())[:300]}") from error
+    if result.ir_version < 4:  # since then, an initializer among the inputs is one that callers may override
+        constants = {tensor.name for tensor in result.graph.initializer}
+        for value in [value for value in result.graph.input if value.name in constants]:
+            result.graph.input.remove(value)
+        result.ir_version = helper.find_min_ir_version_for(result.opset_import)
     if not result.metadata_props:
         result.metadata_props.extend(model.metadata_props)
     check_model(result, f"converted to opset {opset}")

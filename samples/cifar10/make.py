@@ -68,17 +68,22 @@ def scaled(images: NDArray[np.uint8], mean: NDArray[np.float64], deviation: NDAr
     return colours.reshape(len(images), -1)
 
 
+def read_scaled(folder: Path) -> tuple[sigmoid_mlp.Array, sigmoid_mlp.Labels, sigmoid_mlp.Array, sigmoid_mlp.Labels]:
+    """Training rows (r, 3072), each colour scaled by its mean and deviation over them, and labels; those to test."""
+    images, labels, test_images, test_labels = read(folder)
+    by_colour = images.reshape(len(images), 3, -1)
+    mean, deviation = (np.array([f(by_colour[:, c], dtype=np.float64) for c in range(3)]) for f in (np.mean, np.std))
+    x, x_test = scaled(images, mean, deviation), scaled(test_images, mean, deviation)
+    return x, labels.astype(np.int64), x_test, test_labels.astype(np.int64)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the CIFAR-10 sample and export it.", allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="folder with the six *.bin files, or a datasets.py")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.onnx, calib.npz, test.npz")
     arguments = parser.parse_args()
 
-    images, labels, test_images, test_labels = read(arguments.data)
-    by_colour = images.reshape(len(images), 3, -1)
-    mean, deviation = (np.array([f(by_colour[:, c], dtype=np.float64) for c in range(3)]) for f in (np.mean, np.std))
-    x, x_test = scaled(images, mean, deviation), scaled(test_images, mean, deviation)
-    y, y_test = labels.astype(np.int64), test_labels.astype(np.int64)
+    x, y, x_test, y_test = read_scaled(arguments.data)
     rng = np.random.default_rng(SEED)
     start = sigmoid_mlp.initial([PIXELS, 1000, 1000, 1000, 10], rng, gain=3.0)
     began = time.perf_counter()

@@ -220,8 +220,8 @@ def real_row(path: Path) -> list[str]:
     try:
         opset = next(part.version for part in onnx.load(path, load_external_data=False).opset_import if not part.domain)
         told, model = masked(path)
-    except (onnxdpp.OnnxdppError, StopIteration, ValueError, OSError) as error:
-        return ["", "", " ".join(str(error).split())[:90], *[""] * 5]
+    except (onnx.checker.ValidationError, StopIteration, ValueError, OSError):
+        return ["", "", "cannot be read, its external data are missing or it has no opset", *[""] * 5]
     begin = [f"{opset}", told]
     try:
         try:
@@ -245,11 +245,18 @@ def real_row(path: Path) -> list[str]:
     return [*begin, number, types, ratio, str(report["rows"]) if report["rows"] else "not run", *loads]
 
 
+def whole(path: Path) -> ModelProto | Path:
+    """The model with its external data in it, where it has some."""
+    listed = onnx.load(path, load_external_data=False)
+    outside = any(part.data_location == TensorProto.EXTERNAL for part in listed.graph.initializer)
+    return onnx.load(path) if outside else path
+
+
 def masked(path: Path) -> tuple[str, ModelProto]:
     """The model with half of its edges, or of its weights, gone."""
     try:
         options = {"unit": "edge", "keep": 0.5, "method": "importance", "refit": "none", "storage": "dense"}
-        return "edges", onnxdpp.prune(path, "random:64", provider="cpu", **options).model
+        return "edges", onnxdpp.prune(whole(path), "random:64", provider="cpu", **options).model
     except onnxdpp.OnnxdppError:
         model = onnx.load(path)
         for tensor in model.graph.initializer:
