@@ -1,14 +1,15 @@
 """onnxdpp and onnxsim beside each other: accuracy lost at the same size, with the same calibration rows, and the price.
 
     python samples/peer.py [FOLDER] [--models DIR --data DIR --only GLOB] --peer RUN_ONNXSIM.py --peer-python PYTHON
-        [--neurons F ...] [--edges F ...] [--rows N] [--long N] [--peer-limit S] [--peer-folder DIR] [--out TABLE.md]
+        [--neurons F ...] [--edges F ...] [--rows N] [--polish N] [--long N] [--peer-limit S] [--peer-folder DIR]
+        [--out TABLE.md]
 
 FOLDER holds ``model.onnx``, ``calib.npz`` and ``test.npz``, as the make.py of each sample writes them; DIR are those of
 real.py, and `--only` names some of its networks. Calibration rows are evenly spaced, the same for both, without labels.
 
-*Ours* is ``onnxdpp prune`` with nothing but ``--keep`` and ``--unit``. *onnxsim* is run in all modes that remove
-channels, with two rankings and two norms each, or in all modes that put masks on weights; then with Adam after each, as
-the script has it and for `--long` iterations over the whole network (see onnxsim_driver.py). The best of all by *test*
+*Ours* is ``onnxdpp prune`` with nothing but ``--keep``, ``--unit`` and ``--polish`` (and the weights stored dense, to
+be counted). *onnxsim* is run in all modes that remove channels, with two rankings and two norms each, or in all modes
+that put masks on weights; then with Adam after each, as the script has it and for `--long` iterations over the whole network (see onnxsim_driver.py). The best of all by *test*
 accuracy is shown. Its keep is searched such that as many parameters, or weights that are not zero, stay as with ours:
 for neurons next above and next below, for edges as near as it comes.
 
@@ -186,11 +187,12 @@ def size(model: ModelProto, unit: str) -> int:
     return total if unit == "neuron" else nonzero
 
 
-def ours(network: Network, peer: Peer, unit: str, keep: float, folder: Path) -> Entry:
-    """Prune the peer's files by our command line, all else at its default."""
+def ours(network: Network, peer: Peer, unit: str, keep: float, polish: int, folder: Path) -> Entry:
+    """Prune the peer's files by our command line, all else but polishing at its default."""
     out, report = folder / "ours.onnx", folder / "ours.json"
     files = (peer.model_file, "--calib", peer.calib_file, "-o", out, "--report", report)
     options = ("--keep", f"{keep:g}", "--unit", unit, "--provider", "cpu", "--force", "--quiet")
+    options += ("--polish", f"{polish}", "--storage", "dense")
     run = alone([sys.executable, "-m", "onnxdpp", "prune", *files, *options], limit=0)
     if run.code:
         sys.exit(f"{network.name}: onnxdpp: {run.reason}")
@@ -253,7 +255,7 @@ def matches(network: Network, peer: Peer, arguments: argparse.Namespace, folder:
         ("edge", arguments.edges, masking(arguments.long), edges),
     ):
         for keep in keeps:
-            mine = ours(network, peer, unit, keep, folder)
+            mine = ours(network, peer, unit, keep, arguments.polish, folder)
             yield Match(network.name, dense, unit, mine, rivals(network, peer, mine, ways))
 
 
@@ -322,6 +324,7 @@ def shown(entry: Entry | str) -> str:
 def document(arguments: argparse.Namespace, found: Sequence[Match], peer: str) -> str:
     """The whole Markdown file."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxdpp", "onnx", "numpy", "scipy"))
+    polish = f" --polish {arguments.polish}" if arguments.polish else ""
     given = (Path(text).name if Path(text).is_absolute() else text for text in sys.argv[1:])
     text = [
         "# onnxdpp beside onnxsim: test accuracy in per cent",
@@ -329,8 +332,8 @@ def document(arguments: argparse.Namespace, found: Sequence[Match], peer: str) -
         f"- command: `python samples/peer.py {shlex.join(given)}`",
         f"- machine: {processor()}; Python {platform.python_version()}, {versions}, onnxruntime {ort.__version__}; "
         f"onnxsim {peer}, each run stopped after {arguments.peer_limit:g} s",
-        f"- {arguments.rows:,} calibration rows for both, evenly spaced, no labels; ours: `onnxdpp prune`, all else at "
-        "its default; onnxsim: the best of all ways below by *test* accuracy",
+        f"- {arguments.rows:,} calibration rows for both, evenly spaced, no labels; ours: `onnxdpp prune{polish}`, all "
+        "else at its default; onnxsim: the best of all ways below by *test* accuracy",
         f"- Adam: 500 iterations, as the script has it; long Adam: {arguments.long:,}, over the whole network at once",
         "- ours - onnxsim: ± one standard error of the paired difference over the test rows",
         f"- verdict: *better* or *level* (within that error) meets the mark; where onnxsim loses more than "
@@ -372,6 +375,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--edges", type=float, nargs="*", default=[0.5, 0.2, 0.1, 0.05], metavar="F", help="keeps")
     parser.add_argument("--rows", type=int, default=4000, metavar="N", help="calibration rows (default 4000)")
     parser.add_argument("--long", type=int, default=5000, metavar="N", help="iterations (default 5000; 0: never)")
+    parser.add_argument("--polish", type=int, default=0, metavar="N", help="of ours: rounds (default 0)")
     parser.add_argument("--peer", type=Path, required=True, metavar="RUN_ONNXSIM.py", help="runs onnxsim")
     parser.add_argument("--peer-python", default=sys.executable, metavar="PYTHON", help="one that has onnxsim")
     parser.add_argument("--peer-limit", type=float, default=300, metavar="S", help="for one run (default 300)")
