@@ -9,9 +9,10 @@ real.py, and `--only` names some of its networks. Calibration rows are evenly sp
 
 *Ours* is ``onnxdpp prune`` with nothing but ``--keep``, ``--unit`` and ``--polish`` (and the weights stored dense, to
 be counted). *onnxsim* is run in all modes that remove channels, with two rankings and two norms each, or in all modes
-that put masks on weights; then with Adam after each, as the script has it and for `--long` iterations over the whole network (see onnxsim_driver.py). The best of all by *test*
-accuracy is shown. Its keep is searched such that as many parameters, or weights that are not zero, stay as with ours:
-for neurons next above and next below, for edges as near as it comes.
+that put masks on weights; then with Adam after each, as the script has it and for `--long` iterations over the whole
+network (see onnxsim_driver.py). The best of all by *test* accuracy is shown. Its keep is searched such that as many
+parameters, or weights that are not zero, stay as with ours: for neurons next above and next below, for edges as near as
+it comes.
 
 Each run of either is a process of its own, from start to exit, one after the other. onnxsim's models and their prices
 are kept in `--peer-folder` and not made again; ours always are.
