@@ -32,8 +32,6 @@ from results import Cell, Summary, append, gap, read_results, summaries
 import onnxdpp
 from onnxdpp.algebra.kernels import edge_gram, rbf_kernel
 
-figure = pytest.importorskip("figure", reason="needs matplotlib")
-
 PAPERS = Path(__file__).parents[1] / "samples" / "papers"
 WIDTHS = (12, 10, 7, 4)
 BETA, EPSILON = 10.0, 0.01
@@ -222,6 +220,7 @@ def test_tables_show_what_was_run() -> None:
 
 
 def test_figure_has_the_means_and_deviations() -> None:
+    figure = pytest.importorskip("figure", reason="needs matplotlib")
     results = {
         Cell("divnet", 20, "none", 0): {"error": 2.0},
         Cell("divnet", 20, "none", 1): {"error": 4.0},

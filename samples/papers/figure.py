@@ -58,7 +58,7 @@ def draw(axes: Axes, points: Points, refits: tuple[str, ...], unpruned: float) -
             bars = [0.0 if math.isnan(summary.deviation) else summary.deviation for _, summary in there]
             left = [percent + APART * (place - (len(METHODS) - 1) / 2) for percent, _ in there]
             order = 4 if METHODS[name].method == "auto" else 3
-            axes.errorbar(left, means, bars, capsize=2.5, elinewidth=1.0, zorder=order, **look(name))
+            axes.errorbar(left, means, bars, elinewidth=1.0, zorder=order, **look(name))
             ends += [mean + sign * bar for mean, bar in zip(means, bars, strict=True) for sign in (-1, 1)]
     axes.axhline(unpruned, zorder=2, **UNPRUNED)
     low, high = min(ends), max(ends)
