@@ -12,6 +12,7 @@ softmax feels. With p and q the softmax before and now, and ``a = (p + q) / 2``,
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ ENTRIES = 64  # of the outputs of a row: of more, sums with random signs stand f
 STEP = 0.02  # of an output's standard deviation
 TINY = 1e-9  # probability that no class goes below
 LEAST_STEP = 256  # of what rounding changes, in the type of the output
+NO_DIVERGENCE = 1e-12  # nats for a row: rounding
 
 Derivatives = tuple[Matrix, Matrix, Matrix]
 
@@ -67,9 +69,11 @@ def derivatives(
         If the part behind does not run by itself.
     """
     behind = Behind.of(graph, graph.nodes[projection.node].output[0])
-    outputs = [name for name in behind.outputs if name not in graph.random_values]
+    outputs = [name for name in behind.outputs if name not in graph.random_values | graph.counting_values]
     if not outputs or not graph.random_values.isdisjoint((behind.value, *behind.reads)):
         return None
+    if projection.tap not in graph.producer and projection.tap not in {entry.name for entry in graph.inputs}:
+        return None  # a constant
     lanes = _Lanes(original, graph, projection.tap, behind, outputs, provider, batches.fixed)
     sample = next(iter(_rows(batches, 1)))
     first = lanes.seen(sample)
@@ -81,9 +85,10 @@ def derivatives(
     )
     found = [lanes.seen(batch) for batch in _rows(batches, most // sample.rows)]
     seen = [part for part in found if part is not None]
-    if len(seen) < len(found) or sum(len(part.x) for part in seen) < LEAST_ROWS:
+    if len(seen) < len(found) or sum(int(part.fit.sum()) for part in seen) < LEAST_ROWS:
         return None
-    return _differentiated(seen)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found out in the end
+        return _differentiated(seen)
 
 
 def _rows(batches: Batches, count: int) -> list[Batch]:
@@ -184,37 +189,52 @@ def _is_float(array: Any) -> bool:
 
 def _differentiated(seen: Sequence[_Seen]) -> Derivatives | None:
     """Every output of the projection moved by a small part of its deviation, each by itself."""
-    powers = [sum(float((part.wanted[place] ** 2).sum()) for part in seen) for place in range(len(seen[0].floats))]
+    outputs = range(len(seen[0].floats))
+    powers = [sum(float((part.wanted[place][part.fit] ** 2).sum()) for part in seen) for place in outputs]
     scales = [1 / np.sqrt(power) if power > 0 else 0.0 for power in powers]
-    y = np.concatenate([part.y for part in seen]).astype(np.float64)
+    scored = [_may_be_scores([part.wanted[place] for part in seen]) for place in outputs]
+    y = np.concatenate([part.y[part.fit] for part in seen]).astype(np.float64)
     deviation = y.std(0)
     widest = float(deviation.max())
     if not any(scales) or not np.isfinite(widest) or widest <= 0:
         return None
     rounding = LEAST_STEP * float(np.finfo(seen[0].y.dtype).eps)
     moves = np.maximum(STEP * np.where(deviation > 0, deviation, widest), rounding * np.sqrt((y**2).mean(0)))
-    kinds: list[list[tuple[Matrix, Matrix]]] = []
+    errors, jacobians, sections = np.empty((len(y), 0)), np.empty((len(y), 0, len(moves))), [0]
+    first = 0
     for part in seen:
         now = part.outputs(part.y)
-        lacking = _Lacking(part.wanted, now, scales)
-        changes: list[list[Matrix]] = []
+        lacking = _Lacking(part.wanted, now, scales, scored)
+        if part is seen[0]:
+            sections = [0, *accumulate(told.shape[1] for told in lacking.errors)]
+            errors = np.empty((len(y), sections[-1]))
+            jacobians = np.empty((len(y), sections[-1], len(moves)))  # once: it may be large
+        rows = slice(first, first := first + int(part.fit.sum()))
+        errors[rows] = np.concatenate(lacking.errors, axis=1)[part.fit]
         for output, move in enumerate(moves.tolist()):
             moved = part.y.copy()
             moved[:, output] += move
             by = (moved[:, output] - part.y[:, output]).astype(np.float64)[:, None]  # as rounding lets it
             change = [new - old for new, old in zip(part.outputs(moved), now, strict=True)]
-            changes.append([told / np.where(by == 0, np.inf, by) for told in lacking.felt(change)])
-        columns = [np.stack(column, axis=2)[part.fit] for column in zip(*changes, strict=True)]
-        kinds.append([(told[part.fit], column) for told, column in zip(lacking.errors, columns, strict=True)])
-    errors, jacobians = [], []
-    for kind in zip(*kinds, strict=True):
-        missing = np.concatenate([told for told, _ in kind])
-        size = float(np.sqrt((missing**2).sum()))
-        errors.append(missing / (size or 1.0))
-        jacobians.append(np.concatenate([column for _, column in kind]) / (size or 1.0))
+            told = np.concatenate(lacking.felt(change), axis=1) / np.where(by == 0, np.inf, by)
+            jacobians[rows, :, output] = told[part.fit]
+    for number, (start, stop) in enumerate(pairwise(sections)):
+        size = float((errors[:, start:stop] ** 2).sum())
+        # What is left of a divergence may be rounding alone, which shall not count as much as the change.
+        weight = 0.0 if number and size < 2 * NO_DIVERGENCE * len(y) else 1 / (np.sqrt(size) or 1.0)
+        errors[:, start:stop] *= weight
+        jacobians[:, start:stop] *= weight
     x = np.concatenate([part.x[part.fit] for part in seen]).astype(np.float64)
-    found = x, np.concatenate(errors, axis=1), np.concatenate(jacobians, axis=1)
-    return found if all(np.isfinite(array).all() for array in found) else None
+    return (x, errors, jacobians) if all(np.isfinite(array).all() for array in (x, errors, jacobians)) else None
+
+
+def _may_be_scores(batches: Sequence[Matrix]) -> bool:
+    """Whether an output may be scores of classes: not single numbers, probabilities, nor several positions for a row.
+
+    Of all batches together, since any of them may happen to add up to 1.
+    """
+    first = batches[0]
+    return first.ndim == 2 and first.shape[1] > 1 and not all(map(is_distribution, batches))
 
 
 class _Lacking:
@@ -226,9 +246,12 @@ class _Lacking:
         One for each of these two that there is.
     """
 
-    def __init__(self, wanted: Sequence[Matrix], now: Sequence[Matrix], scales: Sequence[float]) -> None:
+    def __init__(
+        self, wanted: Sequence[Matrix], now: Sequence[Matrix], scales: Sequence[float], scored: Sequence[bool]
+    ) -> None:
         self._scales = scales
-        self._means = [_mean(old, new) for old, new in zip(wanted, now, strict=True)]
+        pairs = zip(wanted, now, scored, strict=True)
+        self._means = [_mean(old, new) if scores else None for old, new, scores in pairs]
         lack = [old - new for old, new in zip(wanted, now, strict=True)]
         classes = [
             (softmax(old, axis=1) - softmax(new, axis=1)) / np.sqrt(mean)
@@ -250,10 +273,8 @@ class _Lacking:
         return [*found, _flat(classes)] if classes else found
 
 
-def _mean(old: Matrix, new: Matrix) -> Matrix | None:
-    """The mean of both softmaxes; None of what are no scores: single numbers, probabilities, several positions."""
-    if old.ndim != 2 or old.shape[1] < 2 or is_distribution(old):
-        return None
+def _mean(old: Matrix, new: Matrix) -> Matrix:
+    """The mean of both softmaxes."""
     mean: Matrix = (softmax(old, axis=1) + softmax(new, axis=1)) / 2
     return np.maximum(mean, TINY)
 

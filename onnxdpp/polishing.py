@@ -7,10 +7,11 @@ step (`algebra.gauss_newton`) towards the original's outputs. The derivatives co
 each output of the projection moved by itself, so that any graph will do (`derivatives`). A step is taken only if the
 outputs come nearer on rows that no step was fitted to: the worst of them, and the softmax of scores of classes, by the
 product of what is left of both; and never so that the worst output ends further away than it was before all steps.
+What `target_discrepancy` asks for is measured once more in the end, and all steps are undone where they would miss it.
 
 Polished are the projections (Gemm and MatMul) of layers that were pruned, where each row of data is one row of the
 outputs of the projection: not convolutions, nor what is computed for each of many tokens. Weights that are zero stay
-zero where edges were pruned.
+zero where edges were pruned, and no step makes the model larger.
 """
 
 import numpy as np
@@ -18,8 +19,10 @@ from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
 from onnxdpp.algebra.gauss_newton import steps
-from onnxdpp.derivatives import derivatives
+from onnxdpp.derivatives import LEAST_ROWS, NO_DIVERGENCE, derivatives
 from onnxdpp.errors import OnnxdppError
+from onnxdpp.evaluation import compare
+from onnxdpp.graph.batches import HELD_OUT
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer
 from onnxdpp.graph.projections import Projection, find_projections
@@ -49,6 +52,10 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
         Where new weights are put instead of into memory; it must outlive the result.
     """
     judge = Judge(job.graph, job.batches, job.provider, job.options.mask)
+    rows = job.batches.rows - job.batches.rows // HELD_OUT
+    if rows < LEAST_ROWS:
+        return pruned, f"Nothing could be polished: it takes {LEAST_ROWS} rows to fit, and there are {rows}."
+    begun = pruned
     first = best = judge.judge(pruned)
     if first is None or best is None or not np.isfinite(first.discrepancy):
         return pruned, "Nothing could be polished: no output can be compared on rows held out."
@@ -71,17 +78,27 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
                         best, nearest = found, edits
                 tried += candidates is not None
                 if nearest is not None:
-                    pruned = apply(now, scratch.spilled(nearest))
+                    pruned = apply(now, scratch.added(nearest))
                     taken += 1
             if taken == before:
                 break
     if not tried:
         return (
             pruned,
-            "Nothing could be polished: no projection of a pruned layer computes one row for each row of data.",
+            "Nothing could be polished: no projection of a pruned layer computes one finite row for each row of data.",
         )
+    if taken and not _near_enough(job, pruned):
+        return begun, f"Polishing was undone: with {taken} steps the outputs would miss the target."
     gain = f"discrepancy {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows held out"
     return pruned, f"Polishing took {taken} of {tried} steps: {gain}."
+
+
+def _near_enough(job: Job, model: ModelProto) -> bool:
+    """Whether a model keeps to the discrepancy asked for, as that is measured: the judge looks at fewer rows."""
+    goal = job.options.target_discrepancy
+    if goal is None:
+        return True
+    return compare(job.graph, model, job.batches, job.provider, held_out=True).worst <= goal
 
 
 def _movable(graph: Graph, todo: Plan) -> list[Projection]:
@@ -105,7 +122,7 @@ def _candidates(job: Job, graph: Graph, name: str) -> list[Edits] | None:
     weights = original_weights(graph, part)
     free = weights != 0 if job.options.unit == "edge" else None
     moved = []
-    for matrix, bias in steps(*found, free, intercept=part.bias is not None):
+    for matrix, bias in steps(*found, free, intercept=_has_own_bias(graph, part)):
         try:
             moved += [
                 reweighted(graph, part, weights + length * matrix, None if bias is None else length * bias)
@@ -116,8 +133,16 @@ def _candidates(job: Job, graph: Graph, name: str) -> list[Edits] | None:
     return moved
 
 
+def _has_own_bias(graph: Graph, part: Projection) -> bool:
+    """Whether an intercept costs nothing: one entry for all outputs would be spread, a shared bias copied."""
+    if part.bias is None or graph.shared_with(part.bias.use) is not None:
+        return False
+    bias = graph.array(graph.name_at(part.bias.use))
+    return bias is not None and bias.ndim > 0 and bias.shape[-1] == part.m
+
+
 def _merit(judgement: Judgement) -> float:
-    """The smaller, the nearer. The divergence is of the order of a square."""
+    """The smaller, the nearer. The divergence is of the order of a square; what may be rounding of it counts alike."""
     if judgement.divergence is None:
         return judgement.discrepancy
-    return float(np.sqrt(judgement.discrepancy * np.sqrt(judgement.divergence)))
+    return float(np.sqrt(judgement.discrepancy * np.sqrt(max(judgement.divergence, NO_DIVERGENCE))))

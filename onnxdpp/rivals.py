@@ -10,6 +10,8 @@ the original's on rows held out by more than a factor of `CLEAR` prunes the mode
 import math
 from dataclasses import dataclass, replace
 
+from onnxdpp.errors import DataError, ModelError
+from onnxdpp.graph.batches import HELD_OUT
 from onnxdpp.graph.layers import Layer
 from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
@@ -63,9 +65,10 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
     Returns
     -------
     Job, list of Rival
-        `job` itself and nothing tried, where it is not `auto` that chooses neurons of narrow layers.
+        `job` itself and nothing tried, where it is not `auto` that chooses neurons of narrow layers, or where the
+        rows cannot tell. A method that fails is not taken.
     """
-    if not _asked(todo, job.options):
+    if not _asked(todo, job.options) or job.batches.rows < HELD_OUT:
         return job, []
     few = job.batches.thinned(ROWS)
     judge = Judge(job.graph, few, job.provider, job.options.mask)
@@ -73,8 +76,11 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
     judgements = []
     for number, own in enumerate(tried):
         job.progress("whole runs", number / len(tried))
-        model, _, _ = execute(replace(own, batches=few, progress=lambda text, fraction: None), todo, hold_out=True)
-        judgement = judge.judge(model)
+        quiet = replace(own, batches=few, progress=lambda text, fraction: None)
+        try:
+            judgement = judge.judge(execute(quiet, todo, hold_out=True)[0])
+        except (ModelError, DataError):  # it may be well on all rows, and then that run says why it is not
+            judgement = Judgement(math.inf, None) if number else None
         if judgement is None:
             return job, []
         judgements.append(judgement)
@@ -91,7 +97,8 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
 def _asked(todo: Plan, options: Options) -> bool:
     widths = [target.part.n if isinstance(target.part, Layer) else NARROW + 1 for target in todo.targets]
     whole = options.method == "auto" and options.refit != "none" and options.apply is None and options.keep != "auto"
-    return whole and max(widths, default=0) <= NARROW and options.target_discrepancy is None
+    less = any(target.k < target.part.n for target in todo.targets)
+    return whole and less and max(widths, default=0) <= NARROW and options.target_discrepancy is None
 
 
 def _alone(job: Job, method: str, kernel: str) -> Job:

@@ -1,9 +1,12 @@
 """Polishing: steps against least squares, derivatives against Jacobians, outputs that come nearer, and what stays."""
 
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +14,7 @@ from models import Array, constant, graph_of, model, normal, run
 from onnx import ModelProto, numpy_helper
 
 import onnxdpp
+from onnxdpp import polishing
 from onnxdpp.algebra.gauss_newton import RIDGE, steps
 from onnxdpp.derivatives import derivatives
 from onnxdpp.errors import UsageError
@@ -161,7 +165,8 @@ def test_outputs_come_nearer_on_rows_never_seen(options: dict[str, Any]) -> None
 
 def test_edges_that_are_zero_stay_zero() -> None:
     plain, polished = (
-        onnxdpp.prune(network(), {"x": X}, keep=0.3, unit="edge", polish=n, provider="cpu") for n in (0, 1)
+        onnxdpp.prune(network(), {"x": X}, keep=0.3, unit="edge", storage="dense", polish=n, provider="cpu")
+        for n in (0, 1)
     )
     moved = 0
     for name in ("W1", "W2", "W3"):
@@ -191,16 +196,137 @@ def test_target_is_still_kept() -> None:
 
 
 def test_batches_of_a_fixed_size() -> None:
-    proto = network()
-    for value in (*proto.graph.input, *proto.graph.output):
-        value.type.tensor_type.shape.dim[0].Clear()
-        value.type.tensor_type.shape.dim[0].dim_value = 8
+    proto = fixed(network(), 8)
     plain, polished = (onnxdpp.prune(proto, {"x": X}, keep=0.2, polish=n, provider="cpu") for n in (0, 1))
     outputs = [
         np.vstack([run(result, {"x": TEST[i : i + 8]})[0] for i in range(0, 496, 8)]).astype(float)
         for result in (proto, plain.model, polished.model)
     ]
     assert np.linalg.norm(outputs[2] - outputs[0]) < 0.97 * np.linalg.norm(outputs[1] - outputs[0])
+
+
+def fixed(proto: ModelProto, rows: int) -> ModelProto:
+    """The same model, with batches of one size."""
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.type.tensor_type.shape.dim[0].Clear()
+        value.type.tensor_type.shape.dim[0].dim_value = rows
+    return proto
+
+
+def notice(proto: ModelProto, data: Any = None, **options: Any) -> str:
+    """What is said of polishing."""
+    wish = {"keep": 0.3, "polish": 1, "provider": "cpu", "method": "dpp", **options}
+    notices = onnxdpp.prune(proto, {"x": X} if data is None else data, **wish).report["notices"]
+    (told,) = (line for line in notices if "polish" in line.lower())
+    return str(told)
+
+
+def test_rows_held_out_are_not_fitted_in_batches_of_a_fixed_size() -> None:
+    graph = graph_of(fixed(network(), 8))
+    part = next(part for part in find_projections(graph)[0] if part.name == "fc2")
+    spoilt = X.copy()
+    spoilt[4::5] = 99
+    original = graph_of(fixed(network(W3=normal(30, 4, seed=9)), 8))
+    whole, other = (
+        derivatives(original, graph, part, open_batches({"x": x}, input_specs(graph.model)), "cpu") for x in (X, spoilt)
+    )
+    assert whole is not None
+    assert other is not None
+    for one, two in zip(whole, other, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_single_rows_of_an_output_may_add_up_to_one() -> None:
+    """Layers: fc1 (40); outputs: two probabilities that are none of each other's, some rows of which sum up to 1."""
+    proto = model(
+        """g (float[1, 12] x) => (float[1, 2] y) {
+            [fc1] a = Gemm(x, W1, b1)  h = Tanh(a)
+            [fc2] c = Gemm(h, W2, b2)  y = Sigmoid(c)
+        }""",
+        W1=(12, 40), b1=(40,), W2=(40, 2), b2=(2,),
+    )  # fmt: skip
+    assert notice(proto).startswith("Polishing took 2 of 2 steps")
+
+
+def test_projection_of_a_constant_is_left_alone() -> None:
+    """Layers: fc1 (40), of which `table` @ W0 is added to every row."""
+    proto = model(
+        """g (float[N, 12] x) => (float[N, 4] y) {
+            [fc0] t = MatMul(table, W0)
+            [fc1] a = Gemm(x, W1, b1)  b = Add(a, t)  h = Tanh(b)
+            [fc2] y = Gemm(h, W2, b2)
+        }""",
+        table=(1, 8), W0=(8, 40), W1=(12, 40), b1=(40,), W2=(40, 4), b2=(4,),
+    )  # fmt: skip
+    assert " of 1 steps" in notice(proto)  # fc2; behind fc1 a value with one row for all is read
+    result = onnxdpp.prune(proto, {"x": X}, keep=0.3, method="dpp", provider="cpu")
+    graph, batches = graph_of(result.model), open_batches({"x": X}, input_specs(proto))
+    part = next(part for part in find_projections(graph)[0] if part.name == "fc0")
+    assert derivatives(graph_of(proto), graph, part, batches, "cpu") is None
+
+
+def test_outputs_that_filter_rows_are_not_looked_at() -> None:
+    """Layers: fc1 (40); z has those rows of y that add up to more than all do at first."""
+    text = """g (float[N, 12] x) => (float[N, 4] y, float[M, 4] z, float[N] s) {
+        [fc1] a = Gemm(x, W1, b1)  h = Relu(a)
+        [fc2] y = Gemm(h, W2, b2)
+        s = ReduceSum <keepdims = 0> (y, one)  q = Greater(s, least)  z = Compress <axis = 0> (y, q)
+    }"""
+    weights: dict[str, Any] = {"W1": (12, 40), "b1": (40,), "W2": (40, 4), "b2": (4,), "one": np.array([1])}
+    sums = run(model(text, **weights, least=np.float32(-1e9)), {"x": X})[2]
+    told = notice(model(text, **weights, least=np.float32(sums.min() - 0.5)), keep=0.9)
+    assert re.match("Polishing took [12] of 2 steps", told)
+
+
+def test_outputs_whose_softmax_says_nothing_come_nearer() -> None:
+    far = network(W3=normal(30, 4) * 1000, b3=np.array([0, 1e4, -1e4, 3e4], np.float32))
+    assert re.match("Polishing took [123] of 3 steps", notice(far))
+
+
+def test_model_does_not_grow() -> None:
+    """Layers: fc1 (40), fc2 (30), fc3 (30). A bias of one entry, and one that two nodes read."""
+    proto = model(
+        """g (float[N, 12] x) => (float[N, 4] y) {
+            [fc1] a = MatMul(x, W1)  b = Add(a, b1)  h = Tanh(b)
+            [fc2] c = Gemm <alpha = 0.5, beta = 2.0, transB = 1> (h, W2, b2)  k = Sigmoid(c)
+            [fc3] d = Gemm <alpha = -3.0> (h, W3, b2)  l = Tanh(d)
+            [fc4] e = MatMul(k, W4)
+            [fc5] f = MatMul(l, W5)
+            y = Add(e, f)
+        }""",
+        W1=(12, 40), b1=np.ones((), np.float32), W2=(30, 40), W3=(40, 30), b2=(30,), W4=(30, 4), W5=(30, 4),
+    )  # fmt: skip
+    for wish in ({"target_parameters": 0.3, "keep": None}, {"layers": "fc1"}):
+        sizes = [
+            onnxdpp.prune(proto, {"x": X}, **{"keep": 0.3, "provider": "cpu", "polish": n, **wish}).report["model"]
+            for n in (0, 2)
+        ]
+        assert sizes[0]["after"]["parameters"] == sizes[1]["after"]["parameters"]
+        assert sizes[0]["after"]["sha256"] != sizes[1]["after"]["sha256"]
+
+
+def test_model_with_external_data(tmp_path: Path) -> None:
+    proto = network(W1=(12, 120), b1=(120,), W2=(100, 120), b2=(100,), W3=(100, 4))
+    inside = onnxdpp.prune(proto, {"x": X}, keep=0.3, method="dpp", polish=2, provider="cpu")
+    onnx.save_model(proto, tmp_path / "m.onnx", save_as_external_data=True, location="m.data", size_threshold=0)
+    result = onnxdpp.prune(tmp_path / "m.onnx", {"x": X}, keep=0.3, method="dpp", polish=2, provider="cpu")
+    result.save(tmp_path / "out.onnx")
+    expected = run(inside.model, {"x": TEST})[0]
+    np.testing.assert_array_equal(run(onnx.load(tmp_path / "out.onnx"), {"x": TEST})[0], expected)
+
+
+def test_target_that_the_judge_does_not_see_is_still_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(polishing, "compare", lambda *args, **options: SimpleNamespace(worst=0.2))
+    plain = onnxdpp.prune(network(), {"x": X}, target_discrepancy=0.1, provider="cpu")
+    undone = onnxdpp.prune(network(), {"x": X}, target_discrepancy=0.1, polish=1, provider="cpu")
+    assert any(line.startswith("Polishing was undone: with ") for line in undone.report["notices"])
+    assert undone.model.SerializeToString(deterministic=True) == plain.model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("rows", [5, 38])
+def test_too_few_rows_are_said(rows: int) -> None:
+    told = notice(network(), {"x": X[:rows]})
+    assert told == f"Nothing could be polished: it takes 32 rows to fit, and there are {rows - rows // 5}."
 
 
 def test_convolutions_are_not_polished_and_it_is_said() -> None:

@@ -9,7 +9,11 @@ from onnx import ModelProto
 
 import onnxdpp
 from onnxdpp import rivals
+from onnxdpp.errors import ModelError
+from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
+from onnxdpp.pruning import execute
 from onnxdpp.rivals import CLEAR, NARROW, RIVALS
 
 X = normal(400, 10)
@@ -69,7 +73,14 @@ def test_what_is_taken_is_what_that_method_makes_by_itself(monkeypatch: pytest.M
 
 @pytest.mark.parametrize(
     "options",
-    [{"method": "obs"}, {"unit": "edge"}, {"target_discrepancy": 0.3, "keep": None}, {"keep": "auto"}],
+    [
+        {"method": "obs"},
+        {"unit": "edge"},
+        {"target_discrepancy": 0.3, "keep": None},
+        {"keep": "auto"},
+        {"keep": 1.0},
+        {"max_rows": 4},
+    ],
 )
 def test_no_whole_runs_where_they_are_not_asked(options: dict[str, Any]) -> None:
     assert report(network(), **options)["rivals"] is None
@@ -81,10 +92,46 @@ def test_wide_layers_are_left_to_the_contest() -> None:
 
 
 def test_thinned_batches_are_evenly_spaced_and_of_the_same_data() -> None:
-    from onnxdpp.graph.batches import input_specs, open_batches
-
     batches = open_batches({"x": X}, input_specs(network()), batch_size=32)
     few = batches.thinned(100)
     rows = np.concatenate([batch.feeds["x"] for batch in few])
     np.testing.assert_array_equal(rows, X[::4])
     assert batches.thinned(400) is batches
+
+
+@pytest.mark.parametrize(("used", "few"), [(300, 250), (400, 399), (37, 10), (7, 1)])
+def test_thinned_batches_are_of_the_rows_that_are_used(used: int, few: int) -> None:
+    x = np.arange(400 * 10, dtype=np.float32).reshape(400, 10)
+    batches = open_batches({"x": x}, input_specs(network()), max_rows=used)
+    rows, thinned = (np.concatenate([batch.feeds["x"] for batch in part]) for part in (batches, batches.thinned(few)))
+    np.testing.assert_array_equal(thinned, rows[np.arange(few) * used // few])
+
+
+def test_thinned_batches_of_several_shapes_and_a_fixed_size() -> None:
+    proto = model(
+        """g (float[8, T] x) => (float[8, 3] y) {
+            s = ReduceMean <axes = [1]> (x)
+            [fc1] a = Gemm(s, W1, b1)  h = Relu(a)
+            [fc2] y = Gemm(h, W2, b2)
+        }""",
+        W1=(1, 20), b1=(20,), W2=(20, 3), b2=(3,),
+    )  # fmt: skip
+    parts = [{"x": np.full((16, 3 + number % 2), number, np.float32)} for number in range(10)]
+    batches = open_batches(parts, input_specs(proto))
+    assert [batch.feeds["x"][0, 0] for batch in batches.thinned(80)] == list(range(10))
+    assert batches.thinned(40) is batches  # of each shape there would be half a batch
+
+
+def test_method_that_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(job: Job, *args: Any, **options: Any) -> Any:
+        if job.options.method == failed:
+            raise ModelError("It does not fit into float16.")
+        return execute(job, *args, **options)
+
+    monkeypatch.setattr(rivals, "execute", failing)
+    failed = "omp"
+    runs = report(network())["rivals"]
+    assert [run["discrepancy"] is None for run in runs] == [run["method"] == "omp" for run in runs]
+    assert not any(run["taken"] for run in runs if run["method"] == "omp")
+    failed = "auto"
+    assert report(network())["rivals"] is None

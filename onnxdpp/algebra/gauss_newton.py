@@ -71,7 +71,7 @@ def steps(
     True
     """
     x = np.hstack([x, np.ones((len(x), 1))]) if intercept else x
-    diagonal = (x**2).T @ (jacobians**2).sum(1)
+    diagonal = (x**2).T @ np.einsum("rsm,rsm->rm", jacobians, jacobians)
     scale = 1 / np.sqrt(diagonal + FLOOR * diagonal.max() + np.finfo(float).tiny)
     if free is not None:
         scale[: len(free)] *= free

@@ -119,6 +119,7 @@ class Batches:
         fixed: bool,
         max_rows: int | None,
         notices: Sequence[str],
+        among: int | None = None,
     ) -> None:
         self.row_wise = row_wise
         self.random = random
@@ -131,7 +132,9 @@ class Batches:
         row_bytes = max(part.row_bytes for part in parts) if row_wise else 1
         self._block = size * max(1, _READ_AHEAD // (size * row_bytes))
         self._starts = [0, *accumulate(part.rows if row_wise else 1 for part in parts)]
-        self._used = min(self._starts[-1], max_rows or self._starts[-1])
+        # Rows are taken evenly among so many, and these among all.
+        self._among = min(self._starts[-1], among or max_rows or self._starts[-1])
+        self._used = min(self._among, max_rows or self._among)
         self._sections = self._cut_sections(fixed)
         self.rows = sum(stop - first for first, stop in self._sections)
         if not self.rows:
@@ -162,27 +165,33 @@ class Batches:
         return self._row_batches() if self.row_wise else self._runs()
 
     def thinned(self, rows: int) -> "Batches":
-        """The same data with at most so many rows, evenly spaced; `self` where it has no more."""
+        """At most so many of these rows (at least a batch, where its size is fixed), evenly spaced.
+
+        `self` where it has no more, or where no whole batch of one shape would be left.
+        """
         if self.rows <= rows:
             return self
-        return Batches(
-            self._parts, self._inputs, row_wise=self.row_wise, random=self.random, size=self._size,
-            fixed=self._fixed_size, max_rows=max(rows, self._size), notices=(),
-        )  # fmt: skip
+        few = max(rows, self._size) if self._fixed_size else rows
+        try:
+            return Batches(
+                self._parts, self._inputs, row_wise=self.row_wise, random=self.random, size=self._size,
+                fixed=self._fixed_size, max_rows=few, notices=(), among=self._used,
+            )  # fmt: skip
+        except DataError:
+            return self
 
     def _cut_sections(self, fixed: bool) -> list[tuple[int, int]]:
         """Bounds, in used rows, between which all rows have the same shapes; no batch spans two sections."""
         shapes = [part.row_shapes if self.row_wise else () for part in self._parts]
         changes = (self._starts[i] for i in range(1, len(shapes)) if shapes[i] != shapes[i - 1])
         # Used row i is row i * total // used: the first one at or after a border is the quotient rounded up.
-        borders = [-(-border * self._used // self._starts[-1]) for border in (0, *changes, self._starts[-1])]
+        among = (-(-border * self._among // self._starts[-1]) for border in (0, *changes, self._starts[-1]))
+        borders = [-(-border * self._used // self._among) for border in among]
         return [(a, b - (b - a) % self._size if fixed else b) for a, b in pairwise(borders)]
 
     def _source_rows(self, first: int, stop: int) -> NDArray[np.int64]:
         used = np.arange(first, stop, dtype=np.int64)
-        quotient, remainder = divmod(self._starts[-1], self._used)
-        # Equal to used * total // self._used, without the large product.
-        return used * quotient + used * remainder // self._used
+        return _scaled(_scaled(used, self._used, self._among), self._among, self._starts[-1])
 
     def _runs(self) -> Iterator[Batch]:
         for run, index in enumerate(self._source_rows(0, self.rows)):
@@ -241,6 +250,12 @@ class Batches:
         if rounded:
             self._rounded.add(name)
         return values
+
+
+def _scaled(rows: NDArray[np.int64], few: int, many: int) -> NDArray[np.int64]:
+    """Which of many rows these of a few are: rows * many // few, without the large product."""
+    quotient, remainder = divmod(many, few)
+    return rows * quotient + rows * remainder // few
 
 
 class _EqualRows:

@@ -53,13 +53,17 @@ class Scratch:
         MachineError
             If the disk does not take them.
         """
-        result = {key: self._spilled(array) for key, array in arrays.items()}
+        result = self.added(arrays)
         places = (mapped_from(array) for array in result.values())
         needed = {place.path for place in places if place is not None}
         for path in self._files - needed:
             path.unlink(missing_ok=True)
         self._files &= needed
         return result
+
+    def added(self, arrays: Mapping[Key, Array]) -> dict[Key, Array]:
+        """As `spilled`, beside all that is there: where a model refers to files of earlier calls."""
+        return {key: self._spilled(array) for key, array in arrays.items()}
 
     def _spilled(self, array: Array) -> Array:
         if not self._active or array.nbytes < SMALL or mapped_from(array) is not None:
