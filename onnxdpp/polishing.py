@@ -71,7 +71,7 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
                         best, nearest = found, edits
                 tried += candidates is not None
                 if nearest is not None:
-                    pruned = apply(now, scratch.spilled(nearest))
+                    pruned = apply(now, scratch.spilled(nearest, more=True))  # `now` holds the weights of all others
                     taken += 1
             if taken == before:
                 break

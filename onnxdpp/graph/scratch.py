@@ -40,13 +40,15 @@ class Scratch:
         self._files: set[Path] = set()
         self._count = 0
 
-    def spilled(self, arrays: Mapping[Key, Array]) -> dict[Key, Array]:
+    def spilled(self, arrays: Mapping[Key, Array], *, more: bool = False) -> dict[Key, Array]:
         """The same arrays, all but small ones mapped from files.
 
         Parameters
         ----------
         arrays : mapping of arrays
             Those that lie in a file already stay there. Files of earlier calls that hold none of them are removed.
+        more : bool
+            Whether files of earlier calls stay all the same.
 
         Raises
         ------
@@ -54,6 +56,8 @@ class Scratch:
             If the disk does not take them.
         """
         result = {key: self._spilled(array) for key, array in arrays.items()}
+        if more:
+            return result
         places = (mapped_from(array) for array in result.values())
         needed = {place.path for place in places if place is not None}
         for path in self._files - needed:
