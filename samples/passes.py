@@ -89,7 +89,7 @@ def commands(arguments: argparse.Namespace, folder: Path) -> dict[str, tuple[lis
     report = folder / "report.json"
     prune: list[str | Path] = [
         *(sys.executable, "-m", "onnxdpp", "prune", model, "--calib", calib),
-        *("--keep", f"{arguments.keep:g}", "--unit", arguments.unit, "--provider", "cpu"),
+        *("--keep", f"{arguments.keep:g}", "--unit", arguments.unit, "--provider", "cpu", "--storage", "dense"),
         *(("--method", arguments.method) if arguments.method else ()),
         *("--batch-size", f"{BATCH}", "--quiet", "--force", "-o", folder / "out.onnx", "--report", report),
     ]

@@ -57,6 +57,7 @@ SMALL = 2**26  # bytes of moments: layers that need more are also pruned by chan
 MODES = ("structured", "structured+finetune", "structured+seqft", "structured+blockft")
 METHODS: dict[str, tuple[dict[str, Any], bool]] = {  # options; whether the seed matters
     "auto": ({"method": "auto"}, False),
+    "auto, polished": ({"method": "auto", "polish": 3}, False),
     "dpp": ({"method": "dpp"}, False),
     "dpp, swaps": ({"method": "dpp", "swaps": 100}, False),
     "importance": ({"method": "importance"}, False),

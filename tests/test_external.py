@@ -209,6 +209,17 @@ def test_the_same_is_pruned_as_in_one_file(pair: Path, tmp_path: Path, unit: str
     np.testing.assert_allclose(y, answers(tmp_path / "inline.onnx", ROWS), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("unit", "keep"), [("neuron", 0.5), ("edge", 0.2)])
+def test_polishing(pair: Path, tmp_path: Path, unit: str, keep: float) -> None:
+    options: dict[str, Any] = {"keep": keep, "unit": unit, "provider": "cpu", "method": "importance", "polish": 2}
+    result = onnxdpp.prune(pair, {"x": ROWS}, **options)
+    (told,) = (notice for notice in result.report["notices"] if notice.startswith("Polishing took"))
+    assert not told.startswith(("Polishing took 0 ", "Polishing took 1 "))
+    result.save(tmp_path / "out.onnx")
+    found = onnxdpp.evaluate(pair, tmp_path / "out.onnx", {"x": ROWS}, provider="cpu", latency=False, memory=False)
+    assert found["discrepancy"] == result.report["discrepancy"]
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_pruning_in_another_type(dtype: type, tmp_path: Path) -> None:
     kind = {np.float16: "float16", np.float64: "double"}[dtype]

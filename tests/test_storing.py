@@ -375,6 +375,19 @@ def test_target_bytes_of_edges(values: str) -> None:
     assert 0.97 * goal < size == result.report["model"]["after"]["bytes"] <= goal
 
 
+@pytest.mark.parametrize("transposed", [0, 1])
+@pytest.mark.parametrize("goal", [2950, 12_000])
+def test_target_bytes_of_edges_far_apart(goal: int, transposed: int) -> None:
+    proto = model(
+        f"g (float[N, 3072] x) => (float[N, 20] y) {{ y = Gemm <transB = {transposed}> (x, w, b) }}",
+        w=(20, 3072) if transposed else (3072, 20), b=(20,),
+    )  # fmt: skip
+    options: dict[str, Any] = {"unit": "edge", "method": "importance", "storage": "packed", "provider": "cpu"}
+    result = onnxdpp.prune(proto, {"x": normal(50, 3072)}, target_bytes=goal, **options)
+    size = len(result.model.SerializeToString(deterministic=True))
+    assert 0.8 * goal < size == result.report["model"]["after"]["bytes"] <= goal
+
+
 def test_target_bytes_of_edges_that_cannot_be() -> None:
     with pytest.raises(UsageError, match="No more can go than leaves"):
         pruned(keep=None, target_bytes=1000)

@@ -158,7 +158,7 @@ class Reproduction:
         began = time.perf_counter()
         pruned = onnxdpp.prune(
             self._case.model, self._case.calib, keep=k / self._layer.width(unit), unit=unit, layers=self._layer.name,
-            provider="cpu",
+            provider="cpu", storage="dense",
         )  # fmt: skip
         (told,) = pruned.report["layers"]
         if told["kept"] != k:
