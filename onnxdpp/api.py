@@ -18,7 +18,7 @@ from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison
 from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluating import Trial, check_labels
 from onnxdpp.evaluation import compare, macs_per_row
-from onnxdpp.forms import proven_form, weighed
+from onnxdpp.forms import grown, proven_form, weighed
 from onnxdpp.gates import Limits, verdicts
 from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
 from onnxdpp.graph.calibration import choose_provider
@@ -339,6 +339,7 @@ def prune(
         *_few_rows(results, left),
         *job.sensitivity.notices,
         *told_of_form,
+        *grown(given, info.bytes, written_info.bytes, neurons=unit == "neuron"),
         *told_of_files,
     ]
     if batches.random:

@@ -27,7 +27,7 @@ from onnxdpp.graph.index import Graph
 from onnxdpp.graph.model import save_model
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
-from onnxdpp.graph.storage import Stored, pack, unpack
+from onnxdpp.graph.storage import Stored, is_packed, pack, unpack
 from onnxdpp.graph.walking import quoted
 
 LATER = (
@@ -152,6 +152,15 @@ def _same(old: Any, new: Any) -> bool:
     if old.dtype != new.dtype or old.shape != new.shape:
         return False
     return np.array_equal(old, new) if old.dtype.kind == "O" else old.tobytes() == new.tobytes()
+
+
+def grown(given: ModelProto, before: int, after: int, *, neurons: bool = False) -> list[str]:
+    """A notice where a packed file of `before` bytes became one of more bytes, and what would have helped."""
+    if after <= before or not is_packed(given):
+        return []
+    why = "a refit of neurons writes no zeros, so prune neurons first, then edges"
+    why = why if neurons else "if its values were rounded to float16, values float16 stores them so again"
+    return [f"The packed file that was given has {before:,} bytes, this one {after:,}: {why}."]
 
 
 def weighed(form: Form, folder: Path | None, provider: str) -> tuple[dict[str, Any] | None, list[str]]:

@@ -10,7 +10,7 @@ from onnx import ModelProto
 
 from onnxdpp.errors import DataError, ModelError, NothingToPrune, UsageError
 from onnxdpp.evaluation import differences
-from onnxdpp.forms import Form, flaw_of, form_of, weighed
+from onnxdpp.forms import Form, flaw_of, form_of, grown, weighed
 from onnxdpp.graph.batches import Batches, input_specs, open_batches
 from onnxdpp.graph.calibration import Session, choose_provider
 from onnxdpp.graph.checking import check_model
@@ -132,16 +132,17 @@ def pack(
     _check(form, now, where, rows)
     progress("weigh", 0.7)
     files, told_of_files = weighed(form, folder, where)
+    written = model_info(form.model, folder)
     return PackResult(
         form.model,
         Packing(
             before=size_of(graph, info, None),
-            after=size_of(Graph(in_order(form.dense), folder), model_info(form.model, folder), None),
+            after=size_of(Graph(in_order(form.dense), folder), written, None),
             opset=(graph.opset, now.opset),
             storage=form.report(files),
             rows=0 if rows is None else rows.rows,
             provider=where,
-            notices=[*notices, *told_of_files, *form.notices],
+            notices=[*notices, *told_of_files, *grown(given, info.bytes, written.bytes), *form.notices],
             options={"storage": storage, "values": values, "opset": opset, "provider": provider, "seed": seed},
             versions=versions(),
             seconds=time.perf_counter() - started,

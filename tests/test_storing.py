@@ -358,6 +358,20 @@ def test_second_pruning_of_the_packed_file_keeps_the_mask(method: str) -> None:
         np.testing.assert_array_equal(masks[0][name], masks[1][name])
 
 
+@pytest.mark.parametrize(("unit", "told"), [("neuron", "neurons first, then edges"), ("edge", "values float16")])
+def test_larger_file_than_the_packed_one_is_told(unit: str, told: str) -> None:
+    first = pruned(keep=0.1, values="float16")
+    options: dict[str, Any] = {"unit": unit, "method": "importance", "provider": "cpu"}
+    second = onnxdpp.prune(first.model, {"x": X}, keep=0.9, **options)
+    before, after = (second.report["model"][side]["bytes"] for side in ("before", "after"))
+    (notice,) = (text for text in second.report["notices"] if text.startswith("The packed file that was given"))
+    assert f"has {before:,} bytes, this one {after:,}: " in notice
+    assert told in notice
+    assert any(told in text for text in onnxdpp.pack(first.model).report["notices"]) == (unit == "edge")
+    smaller = onnxdpp.prune(first.model, {"x": X}, keep=0.1, **options, values="float16")
+    assert not any("was given has" in text for text in smaller.report["notices"])
+
+
 def test_report_of_rounded_values_is_that_of_the_file() -> None:
     plain, rounded = pruned(), pruned(values="float16")
     jsonschema.validate(rounded.report, schema("report"))
