@@ -10,7 +10,7 @@ softmax feels. With p and q the softmax before and now, and ``a = (p + q) / 2``,
 ``diag(a) - a aᵀ = Rᵀ R``, ``R = diag(√a) (I - 1 aᵀ)``; in least squares, errors ``g / √a`` and changes ``R dz``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
@@ -75,7 +75,7 @@ def derivatives(
     if projection.tap not in graph.producer and projection.tap not in {entry.name for entry in graph.inputs}:
         return None  # a constant
     lanes = _Lanes(original, graph, projection.tap, behind, outputs, provider, batches.fixed)
-    sample = next(iter(_rows(batches, 1)))
+    sample = next(_rows(batches, 1))
     first = lanes.seen(sample)
     if first is None:
         return None
@@ -91,12 +91,12 @@ def derivatives(
         return _differentiated(seen)
 
 
-def _rows(batches: Batches, count: int) -> list[Batch]:
+def _rows(batches: Batches, count: int) -> Iterator[Batch]:
     """So many rows, or batches of the size that the model fixes, evenly spaced among those that may be fitted."""
     fit = np.arange(batches.rows)
     fit = fit[fit % HELD_OUT != HELD_OUT - 1]
     rows = picked(batches, fit[spread(len(fit), max(1, count))])
-    return list(rows if batches.fixed else stacked(rows, BATCH))
+    return rows if batches.fixed else stacked(rows, BATCH)  # one after the other: images are large
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from threadpoolctl import threadpool_limits
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.refit import Fit, refit_neurons
-from onnxdpp.errors import DataError
+from onnxdpp.errors import DataError, ModelError
 from onnxdpp.graph.biases import with_biases
 from onnxdpp.graph.calibration import cores
 from onnxdpp.graph.index import Graph
@@ -216,7 +216,10 @@ class _Run:
 
     def _judgement(self, target: Target, wanted: Sequence[Reading], solution: Solution) -> Judgement | None:
         """How far the model would be from the original with such a solution, and what follows as it was."""
-        edits, changed = self._with(target, wanted, solution)[:2]
+        try:
+            edits, changed = self._with(target, wanted, solution)[:2]
+        except ModelError:  # these weights do not fit into their type; those of another may
+            return Judgement(np.inf, None)
         return self._judge.judge(apply(self.base, edits, changed))
 
     def _with(

@@ -8,9 +8,10 @@ from models import model, normal
 from onnx import ModelProto
 
 import onnxdpp
-from onnxdpp import rivals
+from onnxdpp import pruning, rivals
 from onnxdpp.errors import ModelError
 from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.graph.rewriting import reweighted
 from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
 from onnxdpp.pruning import execute
@@ -84,6 +85,22 @@ def test_what_is_taken_is_what_that_method_makes_by_itself(monkeypatch: pytest.M
 )
 def test_no_whole_runs_where_they_are_not_asked(options: dict[str, Any]) -> None:
     assert report(network(), **options)["rivals"] is None
+
+
+def test_candidate_of_a_contest_whose_weights_do_not_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def failing(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise ModelError("They do not fit into float16.")
+        return reweighted(*args)
+
+    monkeypatch.setattr(pruning, "reweighted", failing)
+    found = report(network(NARROW + 1), layers="fc1")["layers"][0]
+    judged = [run for run in found["contest"] if run["divergence"] is not None]
+    assert len(calls) > 2
+    assert found["method"] in {run["method"] for run in judged}
 
 
 def test_wide_layers_are_left_to_the_contest() -> None:
