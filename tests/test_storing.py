@@ -537,6 +537,10 @@ def test_page_shows_the_storage() -> None:
     assert "bits and values" in text
     assert "onnxdpp prune MODEL.onnx --calib DATA --keep 0.3 --unit edge --method obs" in text
     assert 'id="storage"' not in pruned(storage="dense").html()
+    for values in ("same", "float16"):
+        shown = pruned(values=values).html()
+        assert "built-in" not in shown
+        assert (", float16" in shown) == (values == "float16")
 
 
 def test_summary_shows_the_storage() -> None:
