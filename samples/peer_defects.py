@@ -47,7 +47,8 @@ def _masks(peer: Peer, given: Given, folder: Path) -> Iterator[str]:
     run, out = peer.call(given, half(MASKS[0]), "simplify")
     rows.insert(2, [f"onnxsim `{MASKS[0]}`, `simplify`", *_bytes(out), _seconds(run)])
     out = folder / "edges.onnx"
-    run = _onnxdpp(given, "--keep", "0.5", "--unit", "edge", "--method", "importance", "--storage", "dense", "-o", str(out))
+    edges = ("--unit", "edge", "--method", "importance", "--storage", "dense")
+    run = _onnxdpp(given, "--keep", "0.5", *edges, "-o", str(out))
     rows.append(["onnxdpp `--unit edge --method importance --storage dense`", *_bytes(out), _seconds(run)])
     yield from ("", "### Bytes of the file, where half of the weights become zero")
     yield from lines_of(["", "bytes", "gzip", "zeros, %", "s (whole process)"], rows)
