@@ -3,7 +3,7 @@
 The bytes of a packed weight depend on how many entries stay, and in its form of distances on how they lie: a distance
 of more than one step is filled up with zeros. Fillers are most where all distances but one are 1. So the mask that is
 weighed has one gap, and no zero among the values nor in the biases: the real file is no larger. What it falls short of
-the goal is the fillers that it does without, nothing above one kept entry in eight, up to a sixth far below. The model
+the goal is the fillers that it does without: nothing above one kept entry in eight, up to a sixth far below. The model
 is really written and weighed, so that what the form costs beside the values is in it.
 """
 

@@ -111,7 +111,9 @@ def proven_form(
     if not form.smaller:
         old = form.tensors and graph.opset < OPSET
         told = f"Its operators are of opset {graph.opset}, too old to unpack weights: they are stored dense. "
-        return form, [f"{told}`onnxdpp pack --opset 13` converts the file that is written."] if old else []
+        if old:
+            return form, [f"{told}`onnxdpp pack --opset 13` converts the file that is written."]
+        return form, ["No weight is packed, so that float16 values change none."] if values != "same" else []
     flaw = flaw_of(form, graph, provider, batch)
     if flaw is None:
         return form, form.notices

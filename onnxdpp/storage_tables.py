@@ -43,7 +43,7 @@ def storage_tables(storage: Mapping[str, Any]) -> Iterator[RenderableType]:
     if whole:
         table = new_table("stays dense", "reason", text=2)
         for part in whole:
-            pattern = f"{part['pattern']} " * bool(part["pattern"])
+            pattern = "" if part["pattern"] in part["reason"] else f"{part['pattern']}: "
             table.add_row(printable(part["name"]), pattern + printable(part["reason"], 400))
         yield table
     if storage["files"] is not None:

@@ -184,6 +184,8 @@ def unpack(
         raise NothingToPrune("No weight of the model is packed: there is nothing to unpack.")
     scratch = Scratch(active=has_external_data(given))
     whole, tensors = dense_form(given, folder, scratch=scratch)
+    if not tensors:
+        raise NothingToPrune("No weight of the model is packed any more: something has made them dense already.")
     check_model(whole, "the unpacked model")
     values = "float16" if any(part.values == "float16" for part in tensors) else "same"
     form = Form(whole, given, tensors, "dense", values)

@@ -372,6 +372,22 @@ def test_larger_file_than_the_packed_one_is_told(unit: str, told: str) -> None:
     assert not any("was given has" in text for text in smaller.report["notices"])
 
 
+def test_nothing_to_unpack_in_what_a_simplifier_made_dense() -> None:
+    packed = onnxdpp.pack(masked()).model
+    simplified = onnxdpp.unpack(packed).model
+    simplified.metadata_props.extend(packed.metadata_props)
+    with pytest.raises(NothingToPrune, match="packed any more"):
+        onnxdpp.unpack(simplified)
+    assert onnxdpp.pack(simplified).model.SerializeToString() == packed.SerializeToString()
+
+
+def test_float16_that_changes_nothing_is_told() -> None:
+    told = "No weight is packed, so that float16 values change none."
+    whole = pruned(unit="neuron", keep=0.5, values="float16")
+    assert told in whole.report["notices"]
+    assert told not in pruned(values="float16").report["notices"]
+
+
 def test_report_of_rounded_values_is_that_of_the_file() -> None:
     plain, rounded = pruned(), pruned(values="float16")
     jsonschema.validate(rounded.report, schema("report"))
