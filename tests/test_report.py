@@ -32,6 +32,7 @@ REPORT = Report(
     },
     evaluation={
         "held_out": True,
+        "fitted": False,
         "rows": 2469,
         "discrepancy": {"y": {"relative_l2": 0.625, "max_abs": 2.0, "cosine": 0.5, "agreement": 1.0}},
         "accuracy": {},
