@@ -82,6 +82,7 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
                     taken += 1
             if taken == before:
                 break
+    job.progress("polish", 1.0)
     if not tried:
         return (
             pruned,

@@ -84,6 +84,7 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
         if judgement is None:
             return job, []
         judgements.append(judgement)
+    job.progress("whole runs", 1.0)
     distances = [judgement.discrepancy for judgement in judgements]
     best = min(range(len(tried)), key=distances.__getitem__)
     if distances[0] <= CLEAR * distances[best]:

@@ -928,8 +928,8 @@ def test_result_is_saved_as_it_is(net: ModelProto, x: Array, tmp_path: Path) -> 
 
 def test_progress_is_told_for_each_layer_and_ends_at_one(net: ModelProto, x: Array) -> None:
     told: dict[str, list[float]] = {}
-    prune(net, {"x": x}, batch_size=50, progress=lambda text, part: told.setdefault(text, []).append(part))
-    assert {"fc1", "fc2"} <= told.keys()
+    prune(net, {"x": x}, batch_size=50, polish=1, progress=lambda text, part: told.setdefault(text, []).append(part))
+    assert {"fc1", "fc2", "whole runs", "polish"} <= told.keys()
     for parts in told.values():
         assert parts == sorted(parts)
         assert parts[-1] == 1
