@@ -3,8 +3,9 @@
 The contest takes layer after layer what answers best while the layers behind are still whole. Where layers are narrow,
 what is lost behind depends on what was kept before, and one method throughout may come nearer: over the networks of
 others in ``samples/selection/others.md``, most of the gaps of the contest were there. So where no layer is wider than
-`NARROW`, the contest and each of `RIVALS` prune the model on up to `ROWS` rows. A rival whose worst output is nearer to
-the original's on rows held out by more than a factor of `CLEAR` prunes the model in the end.
+`NARROW`, and no consumer than `INPUTS`, the contest and each of `RIVALS` prune the model on up to `ROWS` rows. A rival
+whose worst output is nearer to the original's on rows held out by more than a factor of `CLEAR` prunes the model in the
+end.
 """
 
 import math
@@ -16,11 +17,13 @@ from onnxdpp.graph.layers import Layer
 from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
 from onnxdpp.options import Options
-from onnxdpp.planning import Plan
+from onnxdpp.planning import Plan, Target
 from onnxdpp.pruning import execute
 
 NARROW = 128
 """Neurons of the widest layer with which whole runs are made."""
+INPUTS = 1024
+"""Of the widest consumer: an image that is flattened costs more than the layer's width says."""
 ROWS = 5000
 CLEAR = 1.05
 """How many times the discrepancy of the best rival that of the contest may be: what is closer may be noise."""
@@ -96,10 +99,15 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
 
 
 def _asked(todo: Plan, options: Options) -> bool:
-    widths = [target.part.n if isinstance(target.part, Layer) else NARROW + 1 for target in todo.targets]
     whole = options.method == "auto" and options.refit != "none" and options.apply is None and options.keep != "auto"
     less = any(target.k < target.part.n for target in todo.targets)
-    return whole and less and max(widths, default=0) <= NARROW and options.target_discrepancy is None
+    return whole and less and options.target_discrepancy is None and all(map(_is_small, todo.targets))
+
+
+def _is_small(target: Target) -> bool:
+    """Whether it is a layer of neurons on which little time is spent."""
+    narrow = isinstance(target.part, Layer) and target.part.n <= NARROW
+    return narrow and all(part.n <= INPUTS for part in target.consumers)
 
 
 def _alone(job: Job, method: str, kernel: str) -> Job:

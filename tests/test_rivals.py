@@ -108,6 +108,12 @@ def test_wide_layers_are_left_to_the_contest() -> None:
     assert report(network(NARROW + 1))["rivals"] is None
 
 
+def test_wide_consumers_are_left_to_the_contest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rivals, "INPUTS", 16)
+    assert report(network(16))["rivals"] is not None
+    assert report(network(17))["rivals"] is None
+
+
 def test_thinned_batches_are_evenly_spaced_and_of_the_same_data() -> None:
     batches = open_batches({"x": X}, input_specs(network()), batch_size=32)
     few = batches.thinned(100)
