@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx import ModelProto
@@ -26,7 +25,7 @@ from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.external import has_external_data
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import find_layers
-from onnxdpp.graph.model import model_info, save_model
+from onnxdpp.graph.model import model_info
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
@@ -37,6 +36,7 @@ from onnxdpp.opening import (
     Data,
     Given,
     Model,
+    Outcome,
     Progress,
     as_given,
     counting,
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class PruneResult:
+class PruneResult(Outcome):
     """The outcome of `prune`.
 
     Attributes
@@ -78,24 +78,8 @@ class PruneResult:
         object goes: `save` it to have them.
     """
 
-    model: ModelProto
-    report: dict[str, Any] = field(repr=False)
-    folder: Path | None = field(default=None, repr=False)
-    _scratch: tuple[Scratch, ...] = field(default=(), repr=False)  # what `model` needs lies in it
     _details: "Details | None" = field(default=None, repr=False)
     _name: str = field(default="MODEL.onnx", repr=False)  # of the input
-
-    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        """Write the model, atomically; its external data, if it has any, into a second file beside it.
-
-        Raises
-        ------
-        UsageError
-            If `path` exists and `force` is not given.
-        MachineError
-            If the disk does not take it; a file that was there before is unharmed.
-        """
-        save_model(self.model, path, folder=self.folder, force=force)
 
     def html(self) -> str:
         """The report as one page of HTML that needs nothing else; with pictures after ``prune(..., details=True)``.

@@ -33,8 +33,10 @@ from onnxdpp.terminal import (
     is_random,
     log_if,
     on_signal,
+    output_of,
     progress_bar,
     say,
+    say_notices,
     show,
     terminate,
 )
@@ -80,8 +82,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     check_calib(options["calib"])
     with progress_bar(not options["verify"] and options["calib"] is None) as progress:
         found = run(model, progress=progress, **options)
-    for notice in found["notices"]:
-        say(f"note: {notice}")
+    say_notices(found)
     if as_json:
         click.echo(to_json(found), nl=False)
     else:
@@ -227,8 +228,7 @@ def prune(
     from onnxdpp.tables import prune_tables
 
     log_if(debug)
-    if output == "-":
-        raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
+    out = output_of(model, output, "pruned")
     check_calib(calib)
     check_summary(summary, as_json)
     if all(options[name] is None for name in ("keep", "pattern", "apply", *GOALS)):
@@ -237,7 +237,6 @@ def prune(
         )
     check_input(model)
     source = Path(model)
-    out = Path(output) if output is not None else source.with_name(f"{source.stem}.pruned.onnx")
     data = [given for given in (calib, options["data"]) if given and not is_random(given)]
     reports = [given for given in (options["baseline"], options["apply"]) if given]
     inputs = [source, *map(Path, data), *map(Path, reports)]
@@ -263,8 +262,7 @@ def prune(
         if html is not None and page is not None:
             write_text(html, page)
     if not quiet:
-        for notice in result.report["notices"]:
-            say(f"note: {notice}")
+        say_notices(result.report)
     conclude(result.report, prune_tables(result.report, out if writing else None), summary, as_json, quiet)
 
 
@@ -324,8 +322,7 @@ def evaluate(
     if report is not None:
         write_text(report, text)
     if not quiet:
-        for notice in found["notices"]:
-            say(f"note: {notice}")
+        say_notices(found)
     conclude(found, evaluation_tables(found), summary, as_json, quiet)
 
 
@@ -409,8 +406,7 @@ def compare(
         if csv is not None:
             write_text(csv, as_csv(found))
     if not quiet:
-        for notice in found["notices"]:
-            say(f"note: {notice}")
+        say_notices(found)
     if as_json:
         click.echo(to_json(found), nl=False)
     elif not quiet:

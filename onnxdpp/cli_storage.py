@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from onnxdpp.errors import UsageError
 from onnxdpp.terminal import (
     DEBUG,
     JSON,
@@ -16,8 +15,9 @@ from onnxdpp.terminal import (
     importing,
     log_if,
     on_signal,
+    output_of,
     progress_bar,
-    say,
+    say_notices,
     show,
     terminate,
 )
@@ -106,11 +106,9 @@ def _write(
     from onnxdpp.report import to_json
     from onnxdpp.tables import packing_tables
 
-    if output == "-":
-        raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
+    out = output_of(model, output, suffix)
     check_input(model)
     source = Path(model)
-    out = Path(output) if output is not None else source.with_name(f"{source.stem}.{suffix}.onnx")
     inputs = [source, *(stored_data(source) if force else ())]
     check_output(out, inputs=inputs, force=force)
     if report is not None:
@@ -123,8 +121,7 @@ def _write(
         if report is not None:
             write_text(report, to_json(result.report))
     if not quiet:
-        for notice in result.report["notices"]:
-            say(f"note: {notice}")
+        say_notices(result.report)
     if as_json:
         click.echo(to_json(result.report), nl=False)
     elif not quiet:

@@ -1,8 +1,9 @@
-"""What users hand in, opened and weighed: models by path or in memory, and the versions that a report names."""
+"""What users hand in, opened and weighed, and what they are given back: a verified model that can be saved."""
 
 import json
 import platform
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -17,7 +18,8 @@ from onnxdpp.graph.calibration import RUNTIME_VERSION
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.external import data_files, has_external_data
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info
+from onnxdpp.graph.model import FileInfo, file_info, load_model, model_info, save_model
+from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.storage import is_packed, unpack
 from onnxdpp.report import ModelSize
 
@@ -25,6 +27,28 @@ Model: TypeAlias = str | PathLike[str] | ModelProto
 Data: TypeAlias = str | PathLike[str] | Mapping[str, ArrayLike] | Iterable[Mapping[str, ArrayLike]]
 Given: TypeAlias = Mapping[str, Any] | str | PathLike[str]
 Progress: TypeAlias = Callable[[str, float], None]
+
+
+@dataclass
+class Outcome:
+    """A model that was made, and the report of it."""
+
+    model: ModelProto
+    report: dict[str, Any] = field(repr=False)
+    folder: Path | None = field(default=None, repr=False)
+    _scratch: tuple[Scratch, ...] = field(default=(), repr=False)  # what `model` needs lies in it
+
+    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
+        """Write the model, atomically; its external data, if it has any, into a second file beside it.
+
+        Raises
+        ------
+        UsageError
+            If `path` exists and `force` is not given.
+        MachineError
+            If the disk does not take it; a file that was there before is unharmed.
+        """
+        save_model(self.model, path, folder=self.folder, force=force)
 
 
 def opened(model: Model) -> tuple[ModelProto, Path | None, FileInfo]:

@@ -1,12 +1,7 @@
 """The Python interface of `onnxdpp pack` and `onnxdpp unpack`: weights with zeros in them, stored without the zeros."""
 
 import time
-from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
-from typing import Any
-
-from onnx import ModelProto
+from dataclasses import dataclass
 
 from onnxdpp.errors import DataError, ModelError, NothingToPrune, UsageError
 from onnxdpp.evaluation import differences
@@ -17,14 +12,14 @@ from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.decoders import OPSET
 from onnxdpp.graph.external import has_external_data
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.model import model_info, save_model
+from onnxdpp.graph.model import model_info
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.storage import is_packed
 from onnxdpp.graph.storage import unpack as dense_form
 from onnxdpp.graph.versions import converted
 from onnxdpp.interface import check_interface
-from onnxdpp.opening import Model, Progress, as_given, dense, size_of, versions
+from onnxdpp.opening import Model, Outcome, Progress, as_given, dense, size_of, versions
 from onnxdpp.options import Options
 from onnxdpp.report import Packing
 
@@ -35,7 +30,7 @@ CLOSE = 1e-4
 
 
 @dataclass
-class PackResult:
+class PackResult(Outcome):
     """The outcome of `pack` or `unpack`.
 
     Attributes
@@ -47,23 +42,6 @@ class PackResult:
     folder : Path or None
         Of the input, where it is a path: external data are named from there.
     """
-
-    model: ModelProto
-    report: dict[str, Any] = field(repr=False)
-    folder: Path | None = field(default=None, repr=False)
-    _scratch: tuple[Scratch, ...] = field(default=(), repr=False)  # what `model` needs lies in it
-
-    def save(self, path: str | PathLike[str], *, force: bool = False) -> None:
-        """Write the model, atomically; its external data, if it has any, into a second file beside it.
-
-        Raises
-        ------
-        UsageError
-            If `path` exists and `force` is not given.
-        MachineError
-            If the disk does not take it; a file that was there before is unharmed.
-        """
-        save_model(self.model, path, folder=self.folder, force=force)
 
 
 def pack(

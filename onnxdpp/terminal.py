@@ -4,8 +4,9 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -105,6 +106,20 @@ def say(text: str) -> None:
     """One line on stderr."""
     with suppress(OSError):  # nobody reads it
         click.echo(text, err=True)
+
+
+def say_notices(report: Mapping[str, Any]) -> None:
+    """What whoever reads a report ought to know."""
+    for notice in report["notices"]:
+        say(f"note: {notice}")
+
+
+def output_of(model: str, output: str | None, suffix: str) -> Path:
+    """Where a model that is made of `model` goes: where it is asked to, or beside it."""
+    if output == "-":
+        raise UsageError("OUT is '-': a model is written to a file, never to stdout. Name one.")
+    source = Path(model)
+    return Path(output) if output is not None else source.parent / f"{source.stem}.{suffix}.onnx"
 
 
 class _Results(Console):

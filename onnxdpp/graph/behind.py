@@ -49,15 +49,15 @@ class Behind:
         outputs = [entry.name for entry in graph.model.graph.output if entry.name in made]
         return cls(value, tuple(nodes), tuple(reads), tuple(dict.fromkeys(outputs)))
 
-    def front(self, graph: Graph, provider: str) -> Session:
-        """What computes the value and what else is read."""
-        computed = [name for name in (self.value, *self.reads) if name in graph.producer]
+    def front(self, graph: Graph, provider: str, *also: str) -> Session:
+        """What computes the value and what else is read, and what is named besides."""
+        computed = dict.fromkeys(name for name in (*also, self.value, *self.reads) if name in graph.producer)
         return Session(part_before(graph, [(name, None) for name in computed]), provider, graph.folder)
 
-    def values(self, front: Session, batch: Batch) -> dict[str, Array]:
-        """The value and what else is read, for one batch."""
+    def values(self, front: Session, batch: Batch, *also: str) -> dict[str, Array]:
+        """The value and what else is read, for one batch, and what is named besides."""
         found = dict(zip((name for name, *_ in front.outputs), front.run(batch), strict=True))
-        return {name: found[name] if name in found else batch.feeds[name] for name in (self.value, *self.reads)}
+        return {name: found[name] if name in found else batch.feeds[name] for name in (*also, self.value, *self.reads)}
 
     def back(self, graph: Graph, values: Mapping[str, Array], outputs: Sequence[str], provider: str) -> Session:
         """What computes `outputs` from such values; the names of its inputs are those of the values."""
