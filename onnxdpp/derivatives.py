@@ -1,8 +1,8 @@
-"""How a pruned model's outputs feel the outputs of one of its projections, row by row, and what they lack.
+"""How a pruned model's outputs feel the weights of one of its projections, row by row, and what they lack.
 
 By forward runs alone, so that any graph will do: each output of the projection is moved by a small part of its
-deviation, and the part of the model behind is run. It works where each row of data is one row of the projection and of
-the outputs; several positions for a row (pixels, tokens) would have to be moved one by one.
+deviation, and the part of the model behind is run. Where a row of data has several positions (pixels, tokens), each
+weight is moved instead (`graph.moving`), if there are no more weights than numbers to fit them to.
 
 What the outputs lack is told in two ways, each scaled to count the same: the change that is missing, relative to
 the output's own size; and, of an output that may be scores of classes, what the Kullback-Leibler divergence of its
@@ -12,18 +12,21 @@ softmax feels. With p and q the softmax before and now, and ``a = (p + q) / 2``,
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, starmap
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import softmax
 
+from onnxdpp.algebra.gauss_newton import steps
 from onnxdpp.algebra.moments import Matrix
+from onnxdpp.evaluation import macs_by_node
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.behind import Behind
-from onnxdpp.graph.calibration import Session, part_before
+from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
+from onnxdpp.graph.moving import Move, Positions
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.samples import picked, spread, stacked
 from onnxdpp.judging import is_distribution
@@ -32,6 +35,7 @@ ROWS = 16384
 BATCH = 256
 LEAST_ROWS = 32
 MOST_RUNS = 2**20  # rows that the part behind is run on for the derivatives of one projection
+MOST_MACS = 2**40  # of these runs: some minutes of one core
 MOST_BYTES = 2**29  # of the derivatives, and of what enters a projection
 ENTRIES = 64  # of the outputs of a row: of more, sums with random signs stand for them
 STEP = 0.02  # of an output's standard deviation
@@ -39,13 +43,68 @@ TINY = 1e-9  # probability that no class goes below
 LEAST_STEP = 256  # of what rounding changes, in the type of the output
 NO_DIVERGENCE = 1e-12  # nats for a row: rounding
 
-Derivatives = tuple[Matrix, Matrix, Matrix]
+
+@dataclass(frozen=True)
+class Linearised:
+    """A model's outputs to first order in the weights of one projection, from moves of its outputs.
+
+    Attributes
+    ----------
+    x : (r, n) float64 array
+        What enters the projection.
+    errors : (r, s) float64 array
+        What is missing at the model's outputs.
+    jacobians : (r, s, m) float64 array
+        How they feel the projection's.
+    free : (n, m) boolean array or None
+        Weights that may move; None: all.
+    intercept : bool
+        Whether the bias may.
+    """
+
+    x: Matrix
+    errors: Matrix
+    jacobians: Matrix
+    free: NDArray[np.bool_] | None
+    intercept: bool
+
+    def steps(self) -> Iterator[tuple[Matrix, Matrix | None]]:
+        """From tame to bold, what is added to the (n, m) weights and to the (m,) bias; see `gauss_newton.steps`."""
+        return steps(self.x, self.errors, self.jacobians, self.free, intercept=self.intercept)
+
+
+@dataclass(frozen=True)
+class LinearisedByWeight:
+    """The same from moves of single weights: (r, s, k) `jacobians` of k `moves`, some of an (n, m) `shape`."""
+
+    errors: Matrix
+    jacobians: Matrix
+    moves: Sequence[Move]
+    shape: tuple[int, int]
+    intercept: bool
+
+    def steps(self) -> Iterator[tuple[Matrix, Matrix | None]]:
+        """As those of `Linearised`."""
+        for found, _ in steps(np.ones((len(self.errors), 1)), self.errors, self.jacobians, intercept=False):
+            weights, bias = np.zeros(self.shape), np.zeros(self.shape[1])
+            for (i, j), size in zip(self.moves, found[0].tolist(), strict=True):
+                if i is None:
+                    bias[j] = size
+                else:
+                    weights[i, j] = size
+            yield weights, bias if self.intercept else None
 
 
 def derivatives(
-    original: Graph, graph: Graph, projection: Projection, batches: Batches, provider: str
-) -> Derivatives | None:
-    """What enters a projection, what the outputs lack, and how they feel the projection's outputs.
+    original: Graph,
+    graph: Graph,
+    projection: Projection,
+    batches: Batches,
+    provider: str,
+    free: NDArray[np.bool_] | None = None,
+    intercept: bool = True,
+) -> Linearised | LinearisedByWeight | None:
+    """What enters a projection, what the outputs lack, and how they feel the projection's weights.
 
     Parameters
     ----------
@@ -56,12 +115,16 @@ def derivatives(
     batches : Batches
         Rows held out are left out.
     provider : {"cpu", "cuda"}
+    free : (n, m) boolean array, optional
+        Weights that may move. Default: all.
+    intercept : bool
+        Whether the bias may.
 
     Returns
     -------
-    (r, n), (r, s) and (r, s, m) float64 arrays, or None
-        None where rows of the data are not rows of the projection and of all outputs behind it, where there are fewer
-        than `LEAST_ROWS`, or where something is not finite.
+    Linearised, LinearisedByWeight or None
+        None where rows of the data are not rows of all outputs behind the projection, where there are fewer than
+        `LEAST_ROWS` (or than it takes for that many weights), or where something is not finite.
 
     Raises
     ------
@@ -74,21 +137,49 @@ def derivatives(
         return None
     if projection.tap not in graph.producer and projection.tap not in {entry.name for entry in graph.inputs}:
         return None  # a constant
-    lanes = _Lanes(original, graph, projection.tap, behind, outputs, provider, batches.fixed)
+    lanes = _Lanes(original, graph, projection, behind, outputs, provider, batches.fixed)
     sample = next(_rows(batches, 1))
     first = lanes.seen(sample)
     if first is None:
         return None
-    entries = 2 * min(ENTRIES, sum(array[0].size for array in first.wanted))
-    most = min(
-        ROWS, MOST_RUNS // projection.m, MOST_BYTES // (8 * (entries * projection.m + projection.n) + first.taken)
+    moves = _moves(projection, first, free, intercept)
+    entries = min(ENTRIES, sum(array[0].size for array in first.wanted))
+    counted = macs_by_node(graph, sample, provider) or {}
+    macs = sum(count for node, count in counted.items() if node in behind.nodes) // sample.rows
+    most = (
+        min(
+            ROWS,
+            MOST_RUNS // len(moves),
+            MOST_MACS // (max(1, macs) * len(moves)),
+            MOST_BYTES // (8 * (2 * entries * len(moves) + projection.n) + first.taken),
+        )
+        if moves
+        else 0
     )
+    least = LEAST_ROWS if first.by_rows else max(LEAST_ROWS, len(moves) // entries)
+    if most < least:
+        return None
     found = [lanes.seen(batch) for batch in _rows(batches, most // sample.rows)]
-    seen = [part for part in found if part is not None]
-    if len(seen) < len(found) or sum(int(part.fit.sum()) for part in seen) < LEAST_ROWS:
+    seen = [part for part in found if part is not None and part.by_rows == first.by_rows]
+    if len(seen) < len(found) or sum(int(part.fit.sum()) for part in seen) < least:
         return None
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found out in the end
-        return _differentiated(seen)
+        told = _differentiated(seen, moves)
+    if told is None:
+        return None
+    if not first.by_rows:
+        return LinearisedByWeight(*told, moves, (projection.n, projection.m), intercept)
+    x = np.concatenate([part.at.x[part.fit] for part in seen]).astype(np.float64)
+    return Linearised(x, *told, free, intercept)
+
+
+def _moves(projection: Projection, seen: "_Seen", free: NDArray[np.bool_] | None, intercept: bool) -> list[Move]:
+    """Of all outputs; or of all weights that may move, and of the bias."""
+    outputs = [Move(None, j) for j in range(projection.m)]
+    if seen.by_rows:
+        return outputs
+    places = np.argwhere(np.ones((projection.n, projection.m), bool) if free is None else free)
+    return [*starmap(Move, places.tolist()), *(outputs if intercept else ())]
 
 
 def _rows(batches: Batches, count: int) -> Iterator[Batch]:
@@ -101,11 +192,11 @@ def _rows(batches: Batches, count: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One batch: what enters the projection, what it computes, what else is read behind, and the original's outputs."""
+    """One batch: what the projection reads and computes, what else is read behind, and the original's outputs."""
 
     back: Session
-    x: Matrix
-    y: Array
+    at: Positions
+    by_rows: bool
     fed: Mapping[str, Array]
     wanted: Sequence[Matrix]
     floats: Sequence[int]
@@ -114,14 +205,22 @@ class _Seen:
     @property
     def taken(self) -> int:
         """Bytes that a row takes."""
-        arrays = (self.x, self.y, *self.fed.values(), *self.wanted)
-        return sum(array.nbytes for array in arrays) // len(self.x)
+        arrays = (self.at.x, self.at.y, *self.fed.values(), *self.wanted)
+        entering = 0 if self.by_rows else self.at.entering.nbytes
+        return (sum(array.nbytes for array in arrays) + entering) // len(self.fit)
 
     def outputs(self, y: Array) -> list[Matrix]:
         """Of the model as it is, (r, ...) each, where the projection gives y."""
         name = self.back.inputs[0][0]
-        given = self.back.run(Batch({name: y, **self.fed}, 0, len(y)))
+        given = self.back.run(Batch({name: y, **self.fed}, 0, len(self.fit)))
         return [given[place].astype(np.float64) for place in self.floats]
+
+    def moved(self, move: Move, size: float) -> tuple[list[Matrix], Matrix]:
+        """Its outputs after a move; and the size of the move, as rounding lets it be: (r, 1) or (1, 1)."""
+        y = self.at.moved(move, size)
+        if not self.by_rows:
+            return self.outputs(y), np.array([[size]])
+        return self.outputs(y), (y[:, move.j] - self.at.y[:, move.j]).astype(np.float64)[:, None]
 
 
 class _Lanes:
@@ -131,8 +230,7 @@ class _Lanes:
     ----------
     original, graph : Graph
         The original, and the model as it is.
-    tap : str
-        What enters the projection.
+    projection : Projection
     behind : Behind
     outputs : sequence of str
         Those that are looked at.
@@ -145,28 +243,26 @@ class _Lanes:
         self,
         original: Graph,
         graph: Graph,
-        tap: str,
+        projection: Projection,
         behind: Behind,
         outputs: Sequence[str],
         provider: str,
         fixed: bool,
     ) -> None:
         self._fixed = fixed
-        self._graph, self._tap, self._behind, self._outputs, self._provider = graph, tap, behind, outputs, provider
-        self._read = tuple(dict.fromkeys((tap, behind.value, *behind.reads)))
-        self._computed = [name for name in self._read if name in graph.producer]
-        self._front = Session(part_before(graph, [(name, None) for name in self._computed]), provider, graph.folder)
+        self._graph, self._projection, self._behind = graph, projection, behind
+        self._outputs, self._provider = outputs, provider
+        self._front = behind.front(graph, provider, projection.tap)
         self._whole = Session(original.model, provider, original.folder)
         self._back: Session | None = None
 
     def seen(self, batch: Batch) -> _Seen | None:
         """None where rows of the data are not rows of the projection and of the outputs, or not all is finite."""
-        found = dict(zip(self._computed, self._front.run(batch), strict=True))
-        values = {name: found[name] if name in found else batch.feeds[name] for name in self._read}
+        values = self._behind.values(self._front, batch, self._projection.tap)
         fed = {name: values[name] for name in (self._behind.value, *self._behind.reads)}
         if self._back is None:
             self._back = self._behind.back(self._graph, fed, self._outputs, self._provider)
-        y, x = fed.pop(self._behind.value), values[self._tap]
+        y, x = fed.pop(self._behind.value), values[self._projection.tap]
         answers = dict(zip((name for name, *_ in self._whole.outputs), self._whole.run(batch), strict=True))
         wanted = [answers[name] for name in self._outputs]
         floats = [place for place, array in enumerate(wanted) if _is_float(array)]
@@ -174,58 +270,78 @@ class _Lanes:
         fit = np.ones(batch.rows, bool)
         if batch.rows > 1 and self._fixed:  # a whole batch, with rows in it that are held out
             fit = ~rows_held_out(np.arange(batch.rows), batch.rows, batch)
-        seen = _Seen(self._back, x, y, fed, given, floats, fit)
-        if not floats or not _is_float(x) or (x.ndim, y.ndim) != (2, 2):
+        if not floats or not (_is_float(x) and _is_float(y)) or min(x.ndim, y.ndim) < 2:
             return None
-        arrays = (x, y, *seen.wanted, *fed.values())
-        if any(not array.ndim or len(array) != batch.rows for array in arrays):
+        at = Positions(self._projection, x, y)
+        by_rows = at.are_rows(batch.rows)
+        rowwise = (*given, *fed.values()) if by_rows else given
+        if any(not array.ndim or len(array) != batch.rows for array in rowwise):
             return None
-        return seen if all(np.isfinite(array).all() for array in (x, y, *seen.wanted)) else None
+        if not all(np.isfinite(array).all() for array in (x, y, *given)):
+            return None
+        return _Seen(self._back, at, by_rows, fed, given, floats, fit)
 
 
 def _is_float(array: Any) -> bool:
     return isinstance(array, np.ndarray) and array.dtype.kind == "f"
 
 
-def _differentiated(seen: Sequence[_Seen]) -> Derivatives | None:
-    """Every output of the projection moved by a small part of its deviation, each by itself."""
+def _differentiated(seen: Sequence[_Seen], moves: Sequence[Move]) -> tuple[Matrix, Matrix] | None:
+    """What the outputs lack, and how they feel each move, made by itself."""
     outputs = range(len(seen[0].floats))
     powers = [sum(float((part.wanted[place][part.fit] ** 2).sum()) for part in seen) for place in outputs]
     scales = [1 / np.sqrt(power) if power > 0 else 0.0 for power in powers]
     scored = [_may_be_scores([part.wanted[place] for part in seen]) for place in outputs]
-    y = np.concatenate([part.y[part.fit] for part in seen]).astype(np.float64)
-    deviation = y.std(0)
-    widest = float(deviation.max())
-    if not any(scales) or not np.isfinite(widest) or widest <= 0:
+    sizes = _sizes(seen, moves)
+    if not any(scales) or sizes is None:
         return None
-    rounding = LEAST_STEP * float(np.finfo(seen[0].y.dtype).eps)
-    moves = np.maximum(STEP * np.where(deviation > 0, deviation, widest), rounding * np.sqrt((y**2).mean(0)))
-    errors, jacobians, sections = np.empty((len(y), 0)), np.empty((len(y), 0, len(moves))), [0]
+    rows = sum(int(part.fit.sum()) for part in seen)
+    errors, jacobians, sections = np.empty((rows, 0)), np.empty((rows, 0, len(moves))), [0]
     first = 0
     for part in seen:
-        now = part.outputs(part.y)
+        now = part.outputs(part.at.y)
         lacking = _Lacking(part.wanted, now, scales, scored)
         if part is seen[0]:
             sections = [0, *accumulate(told.shape[1] for told in lacking.errors)]
-            errors = np.empty((len(y), sections[-1]))
-            jacobians = np.empty((len(y), sections[-1], len(moves)))  # once: it may be large
-        rows = slice(first, first := first + int(part.fit.sum()))
-        errors[rows] = np.concatenate(lacking.errors, axis=1)[part.fit]
-        for output, move in enumerate(moves.tolist()):
-            moved = part.y.copy()
-            moved[:, output] += move
-            by = (moved[:, output] - part.y[:, output]).astype(np.float64)[:, None]  # as rounding lets it
-            change = [new - old for new, old in zip(part.outputs(moved), now, strict=True)]
+            errors = np.empty((rows, sections[-1]))
+            jacobians = np.empty((rows, sections[-1], len(moves)))  # once: it may be large
+        own = slice(first, first := first + int(part.fit.sum()))
+        errors[own] = np.concatenate(lacking.errors, axis=1)[part.fit]
+        for number, (move, size) in enumerate(zip(moves, sizes.tolist(), strict=True)):
+            then, by = part.moved(move, size)
+            change = [new - old for new, old in zip(then, now, strict=True)]
             told = np.concatenate(lacking.felt(change), axis=1) / np.where(by == 0, np.inf, by)
-            jacobians[rows, :, output] = told[part.fit]
+            jacobians[own, :, number] = told[part.fit]
     for number, (start, stop) in enumerate(pairwise(sections)):
         size = float((errors[:, start:stop] ** 2).sum())
         # What is left of a divergence may be rounding alone, which shall not count as much as the change.
-        weight = 0.0 if number and size < 2 * NO_DIVERGENCE * len(y) else 1 / (np.sqrt(size) or 1.0)
+        weight = 0.0 if number and size < 2 * NO_DIVERGENCE * rows else 1 / (np.sqrt(size) or 1.0)
         errors[:, start:stop] *= weight
         jacobians[:, start:stop] *= weight
-    x = np.concatenate([part.x[part.fit] for part in seen]).astype(np.float64)
-    return (x, errors, jacobians) if all(np.isfinite(array).all() for array in (x, errors, jacobians)) else None
+    return (errors, jacobians) if np.isfinite(errors).all() and np.isfinite(jacobians).all() else None
+
+
+def _sizes(seen: Sequence[_Seen], moves: Sequence[Move]) -> NDArray[np.float64] | None:
+    """Of each move: what moves its output by a small part of the deviation. None where nothing computed varies."""
+    fits = [part.fit if part.by_rows else part.at.of_rows(part.fit) for part in seen]
+    y = np.concatenate([part.at.computed[fit] for part, fit in zip(seen, fits, strict=True)]).astype(np.float64)
+    deviation = y.std(0)
+    widest = float(deviation.max())
+    if not np.isfinite(widest) or widest <= 0:
+        return None
+    rounding = LEAST_STEP * float(np.finfo(seen[0].at.y.dtype).eps)
+    wanted = np.maximum(STEP * np.where(deviation > 0, deviation, widest), rounding * np.sqrt((y**2).mean(0)))
+    sizes = np.empty(len(moves))
+    for number, move in enumerate(moves):
+        power = 1.0
+        if move.i is not None:
+            powers = (
+                float((part.at.by(move)[fit].astype(np.float64) ** 2).sum())
+                for part, fit in zip(seen, fits, strict=True)
+            )
+            power = sum(powers) / len(y)
+        sizes[number] = wanted[move.j] / np.sqrt(power) if power > 0 else 0.0
+    return sizes
 
 
 def _may_be_scores(batches: Sequence[Matrix]) -> bool:

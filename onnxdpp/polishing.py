@@ -9,16 +9,16 @@ outputs come nearer on rows that no step was fitted to: the worst of them, and t
 product of what is left of both; and never so that the worst output ends further away than it was before all steps.
 What `target_discrepancy` asks for is measured once more in the end, and all steps are undone where they would miss it.
 
-Polished are the projections (Gemm and MatMul) of layers that were pruned, where each row of data is one row of the
-outputs of the projection: not convolutions, nor what is computed for each of many tokens. Weights that are zero stay
-zero where edges were pruned, and no step makes the model larger.
+Polished are the projections of layers that were pruned. Gemm and MatMul of any size, where each row of data is one row
+of the outputs of the projection; convolutions, and what is computed for each of many tokens, where there are no more
+weights than numbers that tell of them, since every single weight has to be moved there. Weights that are zero stay zero
+where edges were pruned, and no step makes the model larger.
 """
 
 import numpy as np
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
-from onnxdpp.algebra.gauss_newton import steps
 from onnxdpp.derivatives import LEAST_ROWS, NO_DIVERGENCE, derivatives
 from onnxdpp.errors import OnnxdppError
 from onnxdpp.evaluation import compare
@@ -86,7 +86,8 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
     if not tried:
         return (
             pruned,
-            "Nothing could be polished: no projection of a pruned layer computes one finite row for each row of data.",
+            "Nothing could be polished: rows of data are not rows of the outputs, something is not finite, "
+            "or convolutions have more weights than the data tell of.",
         )
     if taken and not _near_enough(job, pruned):
         return begun, f"Polishing was undone: with {taken} steps the outputs would miss the target."
@@ -108,22 +109,23 @@ def _movable(graph: Graph, todo: Plan) -> list[Projection]:
     for target in todo.targets:
         if isinstance(target.part, Layer):
             names |= set(target.part.members)
-    return [part for part in find_projections(graph)[0] if part.name in names and part.patch is None]
+    return [part for part in find_projections(graph)[0] if part.name in names]
 
 
 def _candidates(job: Job, graph: Graph, name: str) -> list[Edits] | None:
     """Edits that move one projection, from tame to bold; None where its derivatives cannot be had."""
     part = next(part for part in find_projections(graph)[0] if part.name == name)
+    weights = original_weights(graph, part)
+    free = weights != 0 if job.options.unit == "edge" else None
+    intercept = _has_own_bias(graph, part)
     try:
-        found = derivatives(job.graph, graph, part, job.batches, job.provider)
+        found = derivatives(job.graph, graph, part, job.batches, job.provider, free, intercept)
     except OnnxdppError:  # onnxruntime does not take the part behind by itself
         return None
     if found is None:
         return None
-    weights = original_weights(graph, part)
-    free = weights != 0 if job.options.unit == "edge" else None
     moved = []
-    for matrix, bias in steps(*found, free, intercept=_has_own_bias(graph, part)):
+    for matrix, bias in found.steps():
         try:
             moved += [
                 reweighted(graph, part, weights + length * matrix, None if bias is None else length * bias)
