@@ -143,20 +143,9 @@ def derivatives(
     if first is None:
         return None
     moves = _moves(projection, first, free, intercept)
-    entries = min(ENTRIES, sum(array[0].size for array in first.wanted))
     counted = macs_by_node(graph, sample, provider) or {}
-    macs = sum(count for node, count in counted.items() if node in behind.nodes) // sample.rows
-    most = (
-        min(
-            ROWS,
-            MOST_RUNS // len(moves),
-            MOST_MACS // (max(1, macs) * len(moves)),
-            MOST_BYTES // (8 * (2 * entries * len(moves) + projection.n) + first.taken),
-        )
-        if moves
-        else 0
-    )
-    least = LEAST_ROWS if first.by_rows else max(LEAST_ROWS, len(moves) // entries)
+    macs = sum(counted.get(node, 0) for node in behind.nodes) // sample.rows
+    least, most = _rows_for(first, len(moves), macs)
     if most < least:
         return None
     found = [lanes.seen(batch) for batch in _rows(batches, most // sample.rows)]
@@ -180,6 +169,16 @@ def _moves(projection: Projection, seen: "_Seen", free: NDArray[np.bool_] | None
         return outputs
     places = np.argwhere(np.ones((projection.n, projection.m), bool) if free is None else free)
     return [*starmap(Move, places.tolist()), *(outputs if intercept else ())]
+
+
+def _rows_for(seen: "_Seen", moves: int, macs: int) -> tuple[int, int]:
+    """How many rows it takes at least, and how many are affordable, with so many multiplications for each run."""
+    if not moves:
+        return 1, 0
+    entries = min(ENTRIES, sum(array[0].size for array in seen.wanted))
+    least = LEAST_ROWS if seen.by_rows else max(LEAST_ROWS, -(-moves // entries))
+    taken = 8 * 2 * entries * moves + 2 * seen.taken
+    return least, min(ROWS, MOST_RUNS // moves, MOST_MACS // (max(1, macs) * moves), MOST_BYTES // taken)
 
 
 def _rows(batches: Batches, count: int) -> Iterator[Batch]:

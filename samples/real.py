@@ -58,14 +58,16 @@ MODES = ("structured", "structured+finetune", "structured+seqft", "structured+bl
 METHODS: dict[str, tuple[dict[str, Any], bool]] = {  # options; whether the seed matters
     "auto": ({"method": "auto"}, False),
     "auto, polished": ({"method": "auto", "polish": 3}, False),
+    "auto, allocated": ({"method": "auto", "allocated": True}, False),
+    "auto, allocated, polished": ({"method": "auto", "allocated": True, "polish": 3}, False),
     "dpp": ({"method": "dpp"}, False),
     "dpp, swaps": ({"method": "dpp", "swaps": 100}, False),
     "importance": ({"method": "importance"}, False),
     "random": ({"method": "random"}, True),
     "dpp, no refit": ({"method": "dpp", "refit": "none"}, False),
 }
-BRIEF = ("auto", "dpp", "random")
-SHOWN = ("auto", "dpp")  # beside onnxsim
+SHOWN = ("auto", "auto, allocated, polished", "dpp")  # beside onnxsim
+BRIEF = (*SHOWN, "auto, polished", "random")
 WARM, RUNS = 50, 400
 LATENCY_BATCHES = (1, 64)
 
@@ -213,13 +215,15 @@ def answers(model: ModelProto, name: str, rows: np.ndarray) -> np.ndarray:
     )
 
 
-def ours(case: Case, **options: Any) -> Pruned:
-    """Prune a case with onnxdpp and evaluate it."""
+def ours(case: Case, *, keep: float, allocated: bool = False, **options: Any) -> Pruned:
+    """Prune a case with onnxdpp and evaluate it; `allocated`: what the keep leaves is shared out over the layers."""
+    goal = {"target_parameters": our_count(case, keep) / case.size(case.dense)[0]} if allocated else {"keep": keep}
     began = time.perf_counter()
-    result = onnxdpp.prune(case.dense, {case.input: case.calib}, provider="cpu", **options)
+    result = onnxdpp.prune(case.dense, {case.input: case.calib}, provider="cpu", **goal, **options)
     seconds = time.perf_counter() - began
     after = result.report["model"]["after"]
     pruned = Pruned(result.model, case.accuracy(result.model), after["parameters"], after["macs"], report=result.report)
+    options = {**goal, **options}
     said = ", ".join(f"{name} {value:g}" if isinstance(value, float) else f"{value}" for name, value in options.items())
     note(f"{case.name}: {said}: {percent(pruned.accuracy)} in {seconds:.1f} s, {pruned.parameters:,} parameters")
     return pruned
@@ -429,11 +433,14 @@ def same_count_table(outcomes: Sequence[Outcome]) -> list[str]:
             cells += [f"{best.parameters:,} ({place[1]:g})", percent(best.accuracy), best.how]
             rivals.append(best)
         if rivals:
-            cells += [gap(run, max(rivals, key=lambda rival: rival.accuracy)) for run in shown]
-        rows.append([*cells, *[""] * (11 + len(SHOWN) - len(cells))])
+            best = max(rivals, key=lambda rival: rival.accuracy)
+            cells += [gap(run, best) for run in shown]
+            cells += [f"{(outcome.dense - run.accuracy) / (outcome.dense - best.accuracy):.2f}" for run in shown]
+        rows.append([*cells, *[""] * (9 + 3 * len(SHOWN) - len(cells))])
     head = ["model", "dense", "onnxdpp: parameters", *SHOWN]
     head += ["onnxsim, next above: parameters (keep)", "accuracy", "best way"]
     head += ["next below: parameters (keep)", "accuracy", "best way", *(f"{name} - onnxsim" for name in SHOWN)]
+    head += [f"loss of {name} / of onnxsim" for name in SHOWN]
     return lines_of(head, rows)
 
 
@@ -503,7 +510,7 @@ def loss_table(outcomes: Sequence[Outcome]) -> list[str]:
                 layers = found[name][0].report["layers"]
                 losses = (
                     f"{part['width']} → {part['kept']}: {part['loss']:.3f}"
-                    + (f" ({part['method']})" if name == "auto" else "")
+                    + (f" ({part['method']})" if name.startswith("auto") else "")
                     for part in layers
                 )
                 rows.append([outcome.case.name + label, name, ", ".join(losses)])
@@ -525,6 +532,7 @@ def document(arguments: argparse.Namespace, outcomes: Sequence[Outcome], peer: s
         "- all 10,000 test images: one is 0.01; the dense accuracies are those of the manifest",
         f"- `random`: mean ± sample standard deviation of seeds 0 to {arguments.seeds - 1}; seed 0 elsewhere, and for "
         "`random` where a model also has a row *by channels* (`memory` of 64 MiB)",
+        "- *allocated*: `--target-parameters` of what that keep leaves; *polished*: `--polish 3`",
         "",
         "## onnxdpp, all layers at the same keep, refit affine",
         *accuracy_table(outcomes),
