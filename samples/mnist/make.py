@@ -26,7 +26,6 @@ from threadpoolctl import threadpool_limits
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import sigmoid_mlp
 
-SEED = 0
 GOAL = 0.97
 MOST_EPOCHS = 50
 MEAN, DEVIATION = 0.1307, 0.3081
@@ -71,11 +70,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the MNIST sample and export it.", allow_abbrev=False)
     parser.add_argument("--data", type=Path, required=True, help="folder with the four *-ubyte.gz files")
     parser.add_argument("--out", type=Path, required=True, help="folder for model.onnx, calib.npz, test.npz")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of start and order of rows (default 0)")
     arguments = parser.parse_args()
 
     x, y = read_pair(arguments.data, "train")
     x_test, y_test = read_pair(arguments.data, "t10k")
-    rng = np.random.default_rng(SEED)
+    rng = np.random.default_rng(arguments.seed)
     start = sigmoid_mlp.initial([784, 500, 500, 10], rng)
     began = time.perf_counter()
     with threadpool_limits(1):  # OpenBLAS sums in another order on another number of threads
