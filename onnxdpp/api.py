@@ -123,7 +123,7 @@ def prune(
     target_bytes: int | None = None,
     target_macs: float | None = None,
     target_discrepancy: float | None = None,
-    allocation: str = "measured",
+    allocation: str = "auto",
     apply: Given | None = None,
     storage: str | None = None,
     values: str = "same",
@@ -204,8 +204,9 @@ def prune(
     target_discrepancy : float, optional
         Instead of `keep`: the smallest model whose worst output is no further than this from the original's (relative
         L2) on every fifth row, which is not fitted.
-    allocation : {"measured", "uniform"}
-        How a target is spread over the layers: by what each does to the outputs, or evenly.
+    allocation : {"auto", "measured", "uniform"}
+        How a target is spread over the layers: by what each does to the outputs, evenly, or by whichever of both brings
+        the outputs nearer on rows held out.
     apply : report or path of one, optional
         Instead of `keep`: the neurons that an earlier run kept, on a model that was trained or exported again, with a
         refit of its own.
@@ -283,7 +284,8 @@ def prune(
         trial = Trial(batches, held_out=True)
     job = Job.of(graph, options, batches, where, progress)
     if options.has_goal:
-        todo = allocate(job, todo)
+        todo, told_of_goal = allocate(job, todo)
+        notices += told_of_goal
     job, rivals = rivalled(job, todo)
     hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:

@@ -7,6 +7,9 @@ is small enough (or the last that is good enough), found by bisection with the m
 - *measured*: whatever costs least for what it saves is next. What a layer costs is its own error curve (backward
   elimination gives the error of the refit for every number kept at once), in units of what it does to the model's
   outputs: measured once, by pruning that layer alone.
+- *auto*: both lead to a goal of size, and both prune the model on up to `ROWS` rows; the one whose worst output is
+  nearer on rows held out is taken. Curves know one layer each; where many narrow ones follow each other, that may
+  mislead.
 """
 
 import math
@@ -25,7 +28,7 @@ from onnxdpp.algebra.contest import WIDEST
 from onnxdpp.algebra.neurons import Inputs, through
 from onnxdpp.algebra.tableau import error_curve
 from onnxdpp.edge_bytes import bytes_of_edges
-from onnxdpp.errors import UsageError
+from onnxdpp.errors import DataError, ModelError, UsageError
 from onnxdpp.evaluation import Recalled, compare, macs_by_node, parameters
 from onnxdpp.graph.batches import HELD_OUT, Batch
 from onnxdpp.graph.calibration import cores
@@ -35,10 +38,12 @@ from onnxdpp.graph.model import model_info
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.rewriting import Edits, apply, current, sliced
 from onnxdpp.job import Job
+from onnxdpp.judging import Judge
 from onnxdpp.observation import observe, readings_of
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan
 from onnxdpp.pruning import execute, with_intercepts
+from onnxdpp.rivals import ROWS, whole_run
 
 STEPS = 1000
 """How many steps lead from a whole layer to one neuron of it, at most."""
@@ -104,7 +109,7 @@ def weighing(layers: Sequence[Layer], weights: Mapping[Use, float]) -> Weighing:
     return Weighing(tuple(layers), [(weight, axes.get(use, [])) for use, weight in weights.items()])
 
 
-def allocate(job: Job, todo: Plan) -> Plan:
+def allocate(job: Job, todo: Plan) -> tuple[Plan, list[str]]:
     """The plan that reaches the goal of the options.
 
     Parameters
@@ -114,6 +119,11 @@ def allocate(job: Job, todo: Plan) -> Plan:
     todo : Plan
         Which layers may be pruned.
 
+    Returns
+    -------
+    Plan, list of str
+        And notices.
+
     Raises
     ------
     UsageError
@@ -121,30 +131,58 @@ def allocate(job: Job, todo: Plan) -> Plan:
     """
     options = job.options
     if options.unit == "edge":
-        return _edges(job, todo)
+        return _edges(job, todo), []
     layers = [target.part for target in todo.targets if isinstance(target.part, Layer)]
     first = next(iter(job.batches))
     # What is to be small is the model as it will be, with the biases that the refit puts in.
     base, whole = with_intercepts(job, todo)
     own = [target.part for target in whole.targets if isinstance(target.part, Layer)]
-    if options.allocation == "uniform":
-        path = _uniform(layers, options)
-    else:
+    paths = {}
+    if options.allocation != "uniform":
         macs = None if options.target_macs is None else macs_by_node(base, first, job.provider) or {}
         curves = _curves(job, layers)
         effects = _effects(job, todo, curves)
-        path = _measured(own, curves, effects, weighing(own, _weights(base, own, macs)))
+        paths["measured"] = _measured(own, curves, effects, weighing(own, _weights(base, own, macs)))
+    if options.allocation == "uniform" or (options.allocation == "auto" and options.target_discrepancy is None):
+        paths["uniform"] = _uniform(layers, options)
     if options.target_discrepancy is not None:
-        return _good_enough(job, path, todo)
+        (path,) = paths.values()
+        return _good_enough(job, path, todo), []
     goal, size, unit = _goal(job, first)
 
     def weight(counts: Counts) -> int:
         return size(_cut(base, own, counts))
 
-    counts = _light_enough(path, weight, goal, unit)
-    if options.allocation == "measured":
-        counts = _filled(counts, layers, lambda more: weight(more) <= goal)
-    return _planned(todo, counts)
+    plans = {}
+    for name, path in paths.items():
+        counts = _light_enough(path, weight, goal, unit)
+        if options.allocation != "uniform":
+            counts = _filled(counts, layers, lambda more: weight(more) <= goal)
+        plans[name] = _planned(todo, counts)
+    return _nearest(job, plans)
+
+
+def _nearest(job: Job, plans: Mapping[str, Plan]) -> tuple[Plan, list[str]]:
+    """The plan that leaves the outputs nearest, on rows held out, and what is told of it; the first of equals."""
+    name, *others = plans
+    if all(plans[other] == plans[name] for other in others) or job.batches.rows < HELD_OUT:
+        return plans[name], []
+    few = replace(job, batches=job.batches.thinned(ROWS))
+    judge = Judge(job.graph, few.batches, job.provider, job.options.mask)
+    distances = {}
+    for number, (each, todo) in enumerate(plans.items()):
+        job.progress("allocations", number / len(plans))
+        try:
+            found = whole_run(few, todo, judge)
+        except (ModelError, DataError):  # it may be well on all rows, and then that run says why it is not
+            found = None
+        distances[each] = math.inf if found is None else found.discrepancy
+    job.progress("allocations", 1.0)
+    best = min(plans, key=distances.__getitem__)
+    if not math.isfinite(distances[best]):
+        return plans[best], []
+    told = ", ".join(f"{distance:.4g} {each}" for each, distance in distances.items())
+    return plans[best], [f"The {best} allocation was taken: discrepancy on rows held out {told}."]
 
 
 def _edges(job: Job, todo: Plan) -> Plan:

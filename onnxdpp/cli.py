@@ -108,9 +108,9 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 )
 @click.option(
     "--allocation",
-    default="measured",
+    default="auto",
     show_default=True,
-    metavar="measured|uniform",
+    metavar="auto|measured|uniform",
     help="How a target is spread over layers.",
 )
 @click.option("--apply", metavar="REPORT", help="Instead: the neurons that an earlier report kept.")

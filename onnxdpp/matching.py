@@ -54,4 +54,5 @@ def matched(job: Job, neurons: Plan, edges: Plan) -> Plan:
         target_parameters=min(1.0, (left + 0.5) / parameters(graph.model, graph.folder)[0]),
         allocation="uniform",
     )
-    return allocate(replace(job, options=goal), neurons)
+    found, _ = allocate(replace(job, options=goal), neurons)
+    return found

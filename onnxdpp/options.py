@@ -50,7 +50,7 @@ class Options:
     target_bytes: int | None = None
     target_macs: float | None = None
     target_discrepancy: float | None = None
-    allocation: str = "measured"
+    allocation: str = "auto"
     apply: tuple[tuple[str, int, tuple[int, ...]], ...] | None = None
     storage: str = "dense"
     values: str = "same"
@@ -162,7 +162,7 @@ CHOICES: dict[str, Sequence[str]] = {
     "kernel": KERNELS,
     "refit": FORMS,
     "provider": PROVIDERS,
-    "allocation": ("measured", "uniform"),
+    "allocation": ("auto", "measured", "uniform"),
 }
 
 

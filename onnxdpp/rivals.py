@@ -79,9 +79,8 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
     judgements = []
     for number, own in enumerate(tried):
         job.progress("whole runs", number / len(tried))
-        quiet = replace(own, batches=few, progress=lambda text, fraction: None)
         try:
-            judgement = judge.judge(execute(quiet, todo, hold_out=True)[0])
+            judgement = whole_run(replace(own, batches=few), todo, judge)
         except (ModelError, DataError):  # it may be well on all rows, and then that run says why it is not
             judgement = Judgement(math.inf, None) if number else None
         if judgement is None:
@@ -96,6 +95,11 @@ def rivalled(job: Job, todo: Plan) -> tuple[Job, list[Rival]]:
         Rival(own.options.method, own.options.kernel, judgement, number == best)
         for number, (own, judgement) in enumerate(zip(tried, judgements, strict=True))
     ]
+
+
+def whole_run(job: Job, todo: Plan, judge: Judge) -> Judgement | None:
+    """What comes of a plan, on rows held out; None where nothing can be compared. Raises as `execute` does."""
+    return judge.judge(execute(replace(job, progress=lambda text, fraction: None), todo, hold_out=True)[0])
 
 
 def _asked(todo: Plan, options: Options) -> bool:

@@ -3,9 +3,10 @@
     python samples/budgets.py FOLDER... [--fraction F ...] [--discrepancy D ...] [--max-rows N] [--out TABLE.md]
 
 FOLDERs are those of `benchmark.py`. For each fraction of the parameters, neurons are pruned to it by the measured and
-by the uniform allocation, all else at its default; beside the discrepancy of the answers on the test rows (and the
-accuracy, where there are labels) stands how near the parameters come to the goal. The same goal in bytes; and for each
-discrepancy, the smallest model that keeps it on the calibration rows held out, and what it has on the test rows.
+the uniform allocation, and by `auto`, which tries both, all else at its default; beside the discrepancy of the answers
+on the test rows (and the accuracy, where there are labels) stands how near the parameters come to the goal. The same
+goal in bytes; and for each discrepancy, the smallest model that keeps it on the calibration rows held out, and what it
+has on the test rows.
 The table goes to stdout and to `--out` (default budgets.md beside this script).
 """
 
@@ -40,7 +41,7 @@ def row(case: Case, goal: str, options: dict[str, Any], max_rows: int | None) ->
 def rows(case: Case, arguments: argparse.Namespace) -> Iterator[list[str]]:
     """All rows of one network."""
     for fraction in arguments.fraction:
-        for allocation in ("measured", "uniform"):
+        for allocation in ("auto", "measured", "uniform"):
             goal = f"{fraction:g} of the parameters"
             options = {"target_parameters": fraction, "allocation": allocation}
             found, entries = row(case, goal, options, arguments.max_rows)
@@ -50,7 +51,7 @@ def rows(case: Case, arguments: argparse.Namespace) -> Iterator[list[str]]:
         wanted = int(fraction * case.model.stat().st_size)
         found, entries = row(case, f"{wanted:,} bytes", {"target_bytes": wanted}, arguments.max_rows)
         reached = found["model"]["after"]["bytes"]
-        yield [f"{wanted:,} bytes", "measured", f"{reached:,}", f"{reached / wanted:.4f}", *entries]
+        yield [f"{wanted:,} bytes", "auto", f"{reached:,}", f"{reached / wanted:.4f}", *entries]
     for wanted in arguments.discrepancy:
         goal = f"discrepancy {100 * wanted:g} %"
         found, entries = row(case, goal, {"target_discrepancy": wanted}, arguments.max_rows)

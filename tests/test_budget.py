@@ -62,14 +62,14 @@ X = {"x": normal(800, 20)}
 IMAGES = {"x": normal(400, 3, 9, 9)}
 
 
-@pytest.mark.parametrize("allocation", ["measured", "uniform"])
+@pytest.mark.parametrize("allocation", ["auto", "measured", "uniform"])
 @pytest.mark.parametrize("fraction", [0.8, 0.4, 0.1])
 def test_parameters_are_reached_from_below(fraction: float, allocation: str) -> None:
     for proto, data, slack in ((network(), X, 0.01), (convolutions(), IMAGES, 0.1)):
         report = onnxdpp.prune(proto, data, target_parameters=fraction, allocation=allocation, provider="cpu").report
         ratio = report["model"]["after"]["parameters"] / report["model"]["before"]["parameters"]
         assert ratio <= fraction
-        if allocation == "measured":
+        if allocation != "uniform":
             assert ratio >= (1 - slack) * fraction
 
 
@@ -102,6 +102,50 @@ def test_discrepancy_is_kept_on_rows_that_were_not_fitted(method: str) -> None:
         assert found <= limit
         sizes[limit] = result.report["model"]["after"]["parameters"]
     assert sizes[0.3] < sizes[0.05] < result.report["model"]["before"]["parameters"]
+
+
+def found(report: dict[str, Any]) -> tuple[str, dict[str, float]]:
+    """The allocation that was taken, and the discrepancies that are told."""
+    (told,) = (notice for notice in report["notices"] if "allocation" in notice)
+    match = re.fullmatch(
+        r"The (\w+) allocation was taken: discrepancy on rows held out (\S+) measured, (\S+) uniform\.", told
+    )
+    assert match is not None
+    return match[1], {"measured": float(match[2]), "uniform": float(match[3])}
+
+
+def chain() -> ModelProto:
+    """Five layers of ten in a row. Layers: fc0 to fc4; outputs: scores of 4 classes."""
+    text = "\n".join(f"[fc{n}] a{n} = Gemm(h{n}, W{n}, b{n})  h{n + 1} = Relu(a{n})" for n in range(5))
+    weights = {f"W{n}": (10, 10) for n in range(5)} | {f"b{n}": (10,) for n in range(5)}
+    return model(f"g (float[N, 10] h0) => (float[N, 4] y) {{ {text} y = MatMul(h5, W5) }}", **weights, W5=(10, 4))
+
+
+@pytest.mark.parametrize("fraction", [0.75, 0.5, 0.25])
+def test_auto_takes_the_allocation_that_is_nearer_on_rows_held_out(fraction: float) -> None:
+    x = {"h0": normal(800, 10)}
+    plain = {"target_parameters": fraction, "provider": "cpu", "method": "dpp"}
+    reports = {name: onnxdpp.prune(chain(), x, allocation=name, **plain).report for name in ("auto", "measured")}
+    taken, distances = found(reports["auto"])
+    assert taken == min(distances, key=distances.__getitem__)
+    kept = {name: [layer["kept"] for layer in report["layers"]] for name, report in reports.items()}
+    assert (kept["auto"] == kept["measured"]) == (taken == "measured")
+
+
+def test_allocations_are_compared_on_rows_that_are_not_fitted() -> None:
+    """What is told is what a run with these rows held out says."""
+    proto, x = chain(), normal(800, 10)
+    _, distances = found(onnxdpp.prune(proto, {"h0": x}, target_parameters=0.5, method="dpp", provider="cpu").report)
+    report = onnxdpp.prune(
+        proto, {"h0": x}, target_parameters=0.5, method="dpp", allocation="measured", max_discrepancy=9, provider="cpu"
+    ).report
+    (gate,) = report["gates"]
+    assert gate["value"] == pytest.approx(distances["measured"], rel=1e-3)
+
+
+def test_no_rows_held_out_leave_the_measured_allocation() -> None:
+    report = onnxdpp.prune(chain(), {"h0": normal(4, 10)}, target_parameters=0.5, method="dpp", provider="cpu").report
+    assert not any("allocation" in notice for notice in report["notices"])
 
 
 def test_measured_allocation_spares_what_matters() -> None:
@@ -214,7 +258,7 @@ def test_sweeps_that_cannot_be(options: dict[str, Any]) -> None:
         ({"target_parameters": 0.5, "refit": "none"}, "A target goes with a refit. Give a keep instead."),
         ({"target_parameters": 0.5, "round_to": 8}, "A target says how many stay: it goes with neither --round-to nor"),
         ({"target_macs": 0.5, "layers": "fc1=0.5"}, "A target says how many stay: it goes with neither --round-to nor"),
-        ({"target_macs": 0.5, "allocation": "best"}, "allocation is 'best'; it can be measured, uniform."),
+        ({"target_macs": 0.5, "allocation": "best"}, "allocation is 'best'; it can be auto, measured, uniform."),
     ],
 )
 def test_targets_that_cannot_be(options: dict[str, Any], message: str) -> None:

@@ -410,7 +410,7 @@ def test_options_are_reported(report: Callable[..., dict[str, Any]], calib: Path
         "epsilon": 0.01, "refit": "affine", "layers": ["fc1=0.25", "fc*"], "skip": ["fc2"], "round_to": 2,
         "seed": 0, "provider": "cpu", "batch_size": 5, "max_rows": 29, "pattern": None, "mask": None,
         "memory": 2**31, "swaps": 0, "sensitivity": True, "sweeps": 0, "polish": 0, "target_parameters": None,
-        "target_bytes": None, "target_macs": None, "target_discrepancy": None, "allocation": "measured",
+        "target_bytes": None, "target_macs": None, "target_discrepancy": None, "allocation": "auto",
         "apply": None, "storage": "dense", "values": "same", "data": None, "labels": None,
         "max_discrepancy": None, "max_accuracy_drop": None,
         "min_agreement": None, "max_size_ratio": None, "min_speedup": None, "baseline": None,
