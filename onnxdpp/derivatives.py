@@ -2,7 +2,8 @@
 
 By forward runs alone, so that any graph will do: each output of the projection is moved by a small part of its
 deviation, and the part of the model behind is run. Where a row of data has several positions (pixels, tokens), each
-weight is moved instead (`graph.moving`), if there are no more weights than numbers to fit them to.
+weight is moved instead (`graph.moving`), if there are no more weights than numbers to fit them to. Runs, their
+multiplications and memory are bounded, and with them the rows that are looked at.
 
 What the outputs lack is told in two ways, each scaled to count the same: the change that is missing, relative to
 the output's own size; and, of an output that may be scores of classes, what the Kullback-Leibler divergence of its
@@ -11,7 +12,7 @@ softmax feels. With p and q the softmax before and now, and ``a = (p + q) / 2``,
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise, starmap
 from typing import Any
 
@@ -26,9 +27,11 @@ from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
+from onnxdpp.graph.inputs import shaped_alike
 from onnxdpp.graph.moving import Move, Positions
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.samples import picked, spread, stacked
+from onnxdpp.graph.taps import padding_of
 from onnxdpp.judging import is_distribution
 
 ROWS = 16384
@@ -103,6 +106,7 @@ def derivatives(
     provider: str,
     free: NDArray[np.bool_] | None = None,
     intercept: bool = True,
+    mask: str | None = None,
 ) -> Linearised | LinearisedByWeight | None:
     """What enters a projection, what the outputs lack, and how they feel the projection's weights.
 
@@ -119,12 +123,15 @@ def derivatives(
         Weights that may move. Default: all.
     intercept : bool
         Whether the bias may.
+    mask : str, optional
+        An input whose zeros mark padding: outputs there count for nothing.
 
     Returns
     -------
     Linearised, LinearisedByWeight or None
-        None where rows of the data are not rows of all outputs behind the projection, where there are fewer than
-        `LEAST_ROWS` (or than it takes for that many weights), or where something is not finite.
+        None where rows of the data are not rows of all outputs behind the projection, or of several shapes; where there
+        are fewer than `LEAST_ROWS` (or than it takes for that many weights), or that many would take more than
+        `MOST_RUNS`, `MOST_MACS` or `MOST_BYTES`; or where something is not finite.
 
     Raises
     ------
@@ -137,29 +144,45 @@ def derivatives(
         return None
     if projection.tap not in graph.producer and projection.tap not in {entry.name for entry in graph.inputs}:
         return None  # a constant
-    lanes = _Lanes(original, graph, projection, behind, outputs, provider, batches.fixed)
+    lanes = _Lanes(original, graph, projection, behind, outputs, batches, provider, mask)
     sample = next(_rows(batches, 1))
     first = lanes.seen(sample)
     if first is None:
         return None
-    moves = _moves(projection, first, free, intercept)
+    count = projection.m
+    if not first.by_rows:
+        count = (projection.n * count if free is None else int(free.sum())) + (count if intercept else 0)
+    least, most = _rows_for(first, count)
+    if most < least:  # before anything is done that takes long
+        return None
     counted = macs_by_node(graph, sample, provider) or {}
     macs = sum(counted.get(node, 0) for node in behind.nodes) // sample.rows
-    least, most = _rows_for(first, len(moves), macs)
+    most = min(most, MOST_MACS // (max(1, macs) * count))
     if most < least:
         return None
     found = [lanes.seen(batch) for batch in _rows(batches, most // sample.rows)]
-    seen = [part for part in found if part is not None and part.by_rows == first.by_rows]
+    seen = [part for part in found if part is not None and part.is_like(first)]
     if len(seen) < len(found) or sum(int(part.fit.sum()) for part in seen) < least:
         return None
+    moves = _moves(projection, first, free, intercept)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found out in the end
         told = _differentiated(seen, moves)
     if told is None:
         return None
     if not first.by_rows:
         return LinearisedByWeight(*told, moves, (projection.n, projection.m), intercept)
-    x = np.concatenate([part.at.x[part.fit] for part in seen]).astype(np.float64)
+    x = np.concatenate([part.at.entering[part.fit] for part in seen]).astype(np.float64)
     return Linearised(x, *told, free, intercept)
+
+
+def _rows_for(seen: "_Seen", moves: int) -> tuple[int, int]:
+    """How many rows it takes at least, and how many may be had."""
+    entries = min(ENTRIES, sum(array[0].size for array in seen.wanted))
+    if not moves or not entries:
+        return 1, 0
+    least = LEAST_ROWS if seen.by_rows else max(LEAST_ROWS, -(-moves // entries))
+    held = MOST_BYTES // (8 * 2 * entries * moves + seen.taken)
+    return least, 0 if held < len(seen.fit) else min(ROWS, MOST_RUNS // moves, held)
 
 
 def _moves(projection: Projection, seen: "_Seen", free: NDArray[np.bool_] | None, intercept: bool) -> list[Move]:
@@ -169,16 +192,6 @@ def _moves(projection: Projection, seen: "_Seen", free: NDArray[np.bool_] | None
         return outputs
     places = np.argwhere(np.ones((projection.n, projection.m), bool) if free is None else free)
     return [*starmap(Move, places.tolist()), *(outputs if intercept else ())]
-
-
-def _rows_for(seen: "_Seen", moves: int, macs: int) -> tuple[int, int]:
-    """How many rows it takes at least, and how many are affordable, with so many multiplications for each run."""
-    if not moves:
-        return 1, 0
-    entries = min(ENTRIES, sum(array[0].size for array in seen.wanted))
-    least = LEAST_ROWS if seen.by_rows else max(LEAST_ROWS, -(-moves // entries))
-    taken = 8 * 2 * entries * moves + 2 * seen.taken
-    return least, min(ROWS, MOST_RUNS // moves, MOST_MACS // (max(1, macs) * moves), MOST_BYTES // taken)
 
 
 def _rows(batches: Batches, count: int) -> Iterator[Batch]:
@@ -191,7 +204,10 @@ def _rows(batches: Batches, count: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One batch: what the projection reads and computes, what else is read behind, and the original's outputs."""
+    """One batch: what the projection reads and computes, what else is read behind, and the original's outputs.
+
+    Of outputs with padding, `padding` is where; there they are zero.
+    """
 
     back: Session
     at: Positions
@@ -199,27 +215,40 @@ class _Seen:
     fed: Mapping[str, Array]
     wanted: Sequence[Matrix]
     floats: Sequence[int]
+    padding: Sequence[NDArray[np.bool_] | None]
     fit: NDArray[np.bool_]
 
     @property
     def taken(self) -> int:
-        """Bytes that a row takes."""
+        """Bytes that a row takes: what is kept, and what of it is copied on the way."""
+        copies = 2 * self.at.x.nbytes if self.by_rows else self.at.bytes_entering + 6 * self.at.y.nbytes
         arrays = (self.at.x, self.at.y, *self.fed.values(), *self.wanted)
-        entering = 0 if self.by_rows else self.at.entering.nbytes
-        return (sum(array.nbytes for array in arrays) + entering) // len(self.fit)
+        return (copies + sum(array.nbytes for array in arrays)) // len(self.fit)
+
+    def is_like(self, other: "_Seen") -> bool:
+        """Whether both can be put together."""
+        shapes = [[array.shape[1:] for array in part.wanted] for part in (self, other)]
+        return self.by_rows == other.by_rows and shapes[0] == shapes[1]
 
     def outputs(self, y: Array) -> list[Matrix]:
         """Of the model as it is, (r, ...) each, where the projection gives y."""
         name = self.back.inputs[0][0]
         given = self.back.run(Batch({name: y, **self.fed}, 0, len(self.fit)))
-        return [given[place].astype(np.float64) for place in self.floats]
+        return _blanked([given[place].astype(np.float64) for place in self.floats], self.padding)
 
     def moved(self, move: Move, size: float) -> tuple[list[Matrix], Matrix]:
-        """Its outputs after a move; and the size of the move, as rounding lets it be: (r, 1) or (1, 1)."""
+        """Its outputs after a move; and its size: of outputs (r, 1), as rounding lets it be, of a weight (1, 1)."""
         y = self.at.moved(move, size)
         if not self.by_rows:
             return self.outputs(y), np.array([[size]])
-        return self.outputs(y), (y[:, move.j] - self.at.y[:, move.j]).astype(np.float64)[:, None]
+        by = replace(self.at, y=y).computed[:, move.j] - self.at.computed[:, move.j]
+        return self.outputs(y), by.astype(np.float64)[:, None]
+
+
+def _blanked(outputs: Sequence[Matrix], padding: Sequence[NDArray[np.bool_] | None]) -> list[Matrix]:
+    """Zeros where there is padding."""
+    pairs = zip(outputs, padding, strict=True)
+    return [array if blank is None else np.where(blank, 0.0, array) for array, blank in pairs]
 
 
 class _Lanes:
@@ -233,9 +262,9 @@ class _Lanes:
     behind : Behind
     outputs : sequence of str
         Those that are looked at.
+    batches : Batches
     provider : {"cpu", "cuda"}
-    fixed : bool
-        Whether batches are whole ones of the data.
+    mask : str or None
     """
 
     def __init__(
@@ -245,18 +274,20 @@ class _Lanes:
         projection: Projection,
         behind: Behind,
         outputs: Sequence[str],
+        batches: Batches,
         provider: str,
-        fixed: bool,
+        mask: str | None,
     ) -> None:
-        self._fixed = fixed
+        self._fixed = batches.fixed
         self._graph, self._projection, self._behind = graph, projection, behind
-        self._outputs, self._provider = outputs, provider
+        self._outputs, self._provider, self._mask = outputs, provider, mask
+        self._by_position = frozenset[str]() if mask is None else shaped_alike(original.model, mask)
         self._front = behind.front(graph, provider, projection.tap)
         self._whole = Session(original.model, provider, original.folder)
         self._back: Session | None = None
 
     def seen(self, batch: Batch) -> _Seen | None:
-        """None where rows of the data are not rows of the projection and of the outputs, or not all is finite."""
+        """None where rows of the data are not rows of the outputs, or not all is finite."""
         values = self._behind.values(self._front, batch, self._projection.tap)
         fed = {name: values[name] for name in (self._behind.value, *self._behind.reads)}
         if self._back is None:
@@ -265,20 +296,20 @@ class _Lanes:
         answers = dict(zip((name for name, *_ in self._whole.outputs), self._whole.run(batch), strict=True))
         wanted = [answers[name] for name in self._outputs]
         floats = [place for place, array in enumerate(wanted) if _is_float(array)]
-        given = [wanted[place].astype(np.float64) for place in floats]
-        fit = np.ones(batch.rows, bool)
-        if batch.rows > 1 and self._fixed:  # a whole batch, with rows in it that are held out
-            fit = ~rows_held_out(np.arange(batch.rows), batch.rows, batch)
         if not floats or not (_is_float(x) and _is_float(y)) or min(x.ndim, y.ndim) < 2:
             return None
-        at = Positions(self._projection, x, y)
-        by_rows = at.are_rows(batch.rows)
-        rowwise = (*given, *fed.values()) if by_rows else given
-        if any(not array.ndim or len(array) != batch.rows for array in rowwise):
+        mask = None if self._mask is None else batch.feeds[self._mask]
+        padding = [padding_of(mask, wanted[place], whole=self._outputs[place] in self._by_position) for place in floats]
+        given = _blanked([wanted[place].astype(np.float64) for place in floats], padding)
+        if any(not array.ndim or len(array) != batch.rows for array in given):
             return None
         if not all(np.isfinite(array).all() for array in (x, y, *given)):
             return None
-        return _Seen(self._back, at, by_rows, fed, given, floats, fit)
+        fit = np.ones(batch.rows, bool)
+        if batch.rows > 1 and self._fixed:  # a whole batch, with rows in it that are held out
+            fit = ~rows_held_out(np.arange(batch.rows), batch.rows, batch)
+        at = Positions(self._projection, x, y)
+        return _Seen(self._back, at, at.are_rows(batch.rows), fed, given, floats, padding, fit)
 
 
 def _is_float(array: Any) -> bool:
@@ -290,7 +321,10 @@ def _differentiated(seen: Sequence[_Seen], moves: Sequence[Move]) -> tuple[Matri
     outputs = range(len(seen[0].floats))
     powers = [sum(float((part.wanted[place][part.fit] ** 2).sum()) for part in seen) for place in outputs]
     scales = [1 / np.sqrt(power) if power > 0 else 0.0 for power in powers]
-    scored = [_may_be_scores([part.wanted[place] for part in seen]) for place in outputs]
+    scored = [
+        all(part.padding[place] is None for part in seen) and _may_be_scores([part.wanted[place] for part in seen])
+        for place in outputs
+    ]
     sizes = _sizes(seen, moves)
     if not any(scales) or sizes is None:
         return None

@@ -9,9 +9,9 @@ outputs come nearer on rows that no step was fitted to: the worst of them, and t
 product of what is left of both; and never so that the worst output ends further away than it was before all steps.
 What `target_discrepancy` asks for is measured once more in the end, and all steps are undone where they would miss it.
 
-Polished are the projections of layers that were pruned. Gemm and MatMul of any size, where each row of data is one row
-of the outputs of the projection; convolutions, and what is computed for each of many tokens, where there are no more
-weights than numbers that tell of them, since every single weight has to be moved there. Weights that are zero stay zero
+Polished are the projections of layers that were pruned: those that compute one position for each row of data; and
+convolutions, or layers of tokens, with no more weights than numbers that tell of them, since every single weight has to
+be moved there. What would take too many multiplications is left alone (`derivatives`). Weights that are zero stay zero
 where edges were pruned, and no step makes the model larger.
 """
 
@@ -87,7 +87,7 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
         return (
             pruned,
             "Nothing could be polished: rows of data are not rows of the outputs, something is not finite, "
-            "or convolutions have more weights than the data tell of.",
+            "or the layers have more weights than can be told from the data (see docs/method.md, Polishing).",
         )
     if taken and not _near_enough(job, pruned):
         return begun, f"Polishing was undone: with {taken} steps the outputs would miss the target."
@@ -119,7 +119,7 @@ def _candidates(job: Job, graph: Graph, name: str) -> list[Edits] | None:
     free = weights != 0 if job.options.unit == "edge" else None
     intercept = _has_own_bias(graph, part)
     try:
-        found = derivatives(job.graph, graph, part, job.batches, job.provider, free, intercept)
+        found = derivatives(job.graph, graph, part, job.batches, job.provider, free, intercept, job.options.mask)
     except OnnxdppError:  # onnxruntime does not take the part behind by itself
         return None
     if found is None:

@@ -24,7 +24,7 @@ from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.inputs import shaped_alike
 from onnxdpp.graph.projections import Projection, weighted_nodes
 from onnxdpp.graph.samples import picked, spread, stacked
-from onnxdpp.graph.taps import covers
+from onnxdpp.graph.taps import padding_of
 from onnxdpp.graph.walking import quoted
 from onnxdpp.observation import Reading
 
@@ -226,9 +226,8 @@ class _Moved:
 
 def _unpadded(array: Array, mask: Array | None, *, whole: bool = False) -> Array:
     """Zero where the mask, over its leading axes, is; with `whole` it may have all of them."""
-    if mask is None or not covers(mask, array, whole=whole):
-        return array
-    return np.where((mask != 0).reshape(mask.shape + (1,) * (array.ndim - mask.ndim)), array, 0)
+    padding = padding_of(mask, array, whole=whole)
+    return array if padding is None else np.where(padding, 0, array)
 
 
 def _felt(moved: Sequence[_Moved]) -> Matrix | None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import Array, constant, graph_of, model, normal, run
-from onnx import ModelProto, numpy_helper
+from onnx import ModelProto, helper, numpy_helper
 
 import onnxdpp
 from onnxdpp import polishing
@@ -272,6 +272,113 @@ def test_convolutions_are_polished(unit: str, batch: int) -> None:
         np.testing.assert_array_equal(before == 0, after == 0)
 
 
+def tokens(head: str = "y = MatMul(h, W2)", **options: Any) -> ModelProto:
+    """A layer of tokens. Layers: fc1 (12); outputs: 3 numbers for each token."""
+    return model(
+        f"g (float[N, T, 6] x, float[N, T] m) => (float[N, T, 3] y) {{ [fc1] a = MatMul(x, W1)  h = Tanh(a)  {head} }}",
+        **{"W1": (6, 12), "W2": (12, 3), **options},
+    )
+
+
+def masked(rows: int, seed: int) -> dict[str, Array]:
+    """Five tokens for each row, of which the last ones are padding, full of what is no data."""
+    x, count = normal(rows, 5, 6, seed=seed), np.random.default_rng(seed).integers(2, 5, rows)
+    m = (np.arange(5) < count[:, None]).astype(np.float32)
+    return {"x": np.where(m[..., None] == 0, 5 * normal(rows, 5, 6, seed=seed + 1), x), "m": m}
+
+
+def test_padding_counts_for_nothing() -> None:
+    graph, changed = graph_of(tokens(W2=normal(12, 3, seed=4))), masked(100, 1)
+    spoilt = {**changed, "x": np.where(changed["m"][..., None] == 0, 99, changed["x"]).astype(np.float32)}
+    part = find_projections(graph)[0][1]
+    whole, other = (
+        derivatives(graph_of(tokens()), graph, part, open_batches(data, input_specs(graph.model)), "cpu", mask="m")
+        for data in (changed, spoilt)
+    )
+    assert isinstance(whole, LinearisedByWeight)
+    assert isinstance(other, LinearisedByWeight)
+    np.testing.assert_array_equal(whole.errors, other.errors)
+    scale = np.abs(whole.jacobians).max()
+    np.testing.assert_allclose(whole.jacobians, other.jacobians, atol=1e-3 * scale)  # the sizes of moves differ
+
+
+def test_tokens_are_polished_where_they_are_no_padding() -> None:
+    wish = {"keep": 0.5, "method": "dpp", "mask": "m", "provider": "cpu"}
+    fresh = masked(200, 7)
+    distances = []
+    for rounds in (0, 2):
+        pruned = onnxdpp.prune(tokens(), masked(300, 3), polish=rounds, **wish).model
+        old, new = (run(proto, fresh)[0][fresh["m"] != 0] for proto in (tokens(), pruned))
+        distances.append(np.linalg.norm(new - old))
+    assert distances[1] < 0.97 * distances[0]
+
+
+def test_rows_of_several_shapes_are_left_alone_where_their_outputs_are() -> None:
+    data = [{"x": normal(100, length, 6), "m": np.ones((100, length), np.float32)} for length in (5, 7)]
+    assert notice(tokens(), data, keep=0.5).startswith("Nothing could be polished: ")
+
+
+@pytest.mark.parametrize("text", ["z = Slice(y, zero, zero, two)", "z = Identity(y)"])
+def test_outputs_without_entries_tell_nothing(text: str) -> None:
+    proto = model(
+        f"g (float[N, 2, 6, 6] x) => (float[N, 4] y, float[N, Q] z) {{ {BODY} {text} }}",
+        W1=(8, 2, 3, 3), b1=(8,), W2=(4, 8, 3, 3), zero=np.array([0]), two=np.array([1]),
+    )  # fmt: skip
+    assert "Polishing took" in notice(proto, {"x": normal(200, 2, 6, 6)}, keep=0.5)
+
+
+BODY = "[c1] a = Conv (x, W1, b1)  h = Relu(a)  [c2] c = Conv (h, W2)  p = GlobalAveragePool(c)  y = Flatten(p)"
+
+
+def test_one_position_for_each_row_is_moved_by_outputs() -> None:
+    """However many axes there are: the convolution behind a pooling is a Gemm."""
+    text = "p = GlobalAveragePool(x)  [c1] a = Conv (p, W1, b1)  h = Tanh(a)  [c2] c = Conv (h, W2)  y = Flatten(c)"
+    proto, flat = (
+        model(
+            f"g (float[N, 12, 3, 3] x) => (float[N, 4] y) {{ {graph} }}",
+            W1=(40, 12, *ones),
+            b1=(40,),
+            W2=(4, 40, *ones),
+        )
+        for graph, ones in (
+            (text, (1, 1)),
+            (
+                "q = GlobalAveragePool(x)  p = Flatten(q)  [c1] a = Gemm <transB = 1> (p, W1, b1)  h = Tanh(a)"
+                "[c2] y = Gemm <transB = 1> (h, W2)",
+                (),
+            ),
+        )
+    )
+    data = normal(200, 12, 3, 3)
+    lin = []
+    for network in (proto, flat):
+        disturbed = ModelProto()
+        disturbed.CopyFrom(network)
+        weight = next(tensor for tensor in disturbed.graph.initializer if tensor.name == "W2")
+        weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), "W2"))
+        graph = graph_of(disturbed)
+        batches = open_batches({"x": data}, input_specs(network))
+        lin.append(derivatives(graph_of(network), graph, find_projections(graph)[0][0], batches, "cpu"))
+    conv, gemm = lin
+    assert isinstance(conv, Linearised)
+    assert isinstance(gemm, Linearised)
+    np.testing.assert_allclose(conv.jacobians, gemm.jacobians, atol=1e-3 * np.abs(gemm.jacobians).max())
+    np.testing.assert_allclose(conv.x, gemm.x, atol=1e-5)
+
+
+def test_weights_in_constant_nodes_are_polished_alike() -> None:
+    inside = network()
+    nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in inside.graph.initializer]
+    outside = ModelProto()
+    outside.CopyFrom(inside)
+    del outside.graph.initializer[:], outside.graph.node[:]
+    outside.graph.node.extend([*nodes, *inside.graph.node])
+    steps_of = [re.search("took (.*) steps", notice(proto)) for proto in (inside, outside)]
+    assert steps_of[0] is not None
+    assert steps_of[1] is not None
+    assert steps_of[0][1] == steps_of[1][1]
+
+
 # Whole models
 
 
@@ -383,7 +490,7 @@ def test_projection_of_a_constant_is_left_alone() -> None:
         }""",
         table=(1, 8), W0=(8, 40), W1=(12, 40), b1=(40,), W2=(40, 4), b2=(4,),
     )  # fmt: skip
-    assert " of 1 steps" in notice(proto)  # fc2; behind fc1 a value with one row for all is read
+    assert " of 2 steps" in notice(proto)  # fc1 and fc2
     result = onnxdpp.prune(proto, {"x": X}, keep=0.3, method="dpp", provider="cpu")
     graph, batches = graph_of(result.model), open_batches({"x": X}, input_specs(proto))
     part = next(part for part in find_projections(graph)[0] if part.name == "fc0")
@@ -468,7 +575,7 @@ def test_convolution_with_more_weights_than_the_data_tell_of_is_left_alone(rows:
     if tried:
         assert f" of {tried} steps" in told
     else:
-        assert told.endswith("or convolutions have more weights than the data tell of.")
+        assert "or the layers have more weights than can be told from the data" in told
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ class Behind:
     ----------
     value : str
     nodes : tuple of int
-        Numbers of all nodes that the value has a say in.
+        Numbers of all nodes that the value has a say in, and of the constants among what they read.
     reads : tuple of str
         What else they read and is computed, or fed.
     outputs : tuple of str
@@ -44,9 +44,11 @@ class Behind:
                 nodes.append(index)
                 made.update(name for name in node.output if name)
         read = set().union(*(read_names(graph.nodes[index]) for index in nodes)) - made
+        constants = {name for name in read if graph.constant_node(name) is not None}
         fed = {entry.name for entry in graph.inputs}
-        reads = sorted(name for name in read if name in fed or name in graph.producer)
+        reads = sorted(name for name in read - constants if name in fed or name in graph.producer)
         outputs = [entry.name for entry in graph.model.graph.output if entry.name in made]
+        nodes = sorted({*nodes, *(graph.producer[name] for name in constants)})
         return cls(value, tuple(nodes), tuple(reads), tuple(dict.fromkeys(outputs)))
 
     def front(self, graph: Graph, provider: str, *also: str) -> Session:

@@ -39,8 +39,15 @@ class Positions:
     y: Array
 
     def are_rows(self, rows: int) -> bool:
-        """Whether each row of the data is one position, and in the same place."""
-        return self.x.ndim == self.y.ndim == 2 and len(self.x) == len(self.y) == rows
+        """Whether each of so many rows of the data is one position, and reads all that enters."""
+        one = len(self.x) == len(self.y) == rows and self.y.size == rows * self.projection.m
+        return one and self.projection.groups == 1
+
+    @property
+    def bytes_entering(self) -> int:
+        """What `entering` takes."""
+        part = self.projection
+        return self.y.size // part.m * part.n * part.groups * self.x.itemsize
 
     @cached_property
     def entering(self) -> Array:
@@ -60,8 +67,9 @@ class Positions:
 
     def of_rows(self, fit: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """(p,): which positions are of some of the rows; all, where it cannot be told whose they are."""
-        each, rest = divmod(len(self.computed), len(fit))
-        return np.ones(len(self.computed), bool) if rest else np.repeat(fit, each)
+        if len(self.y) != len(fit):
+            return np.ones(len(self.computed), bool)
+        return np.repeat(fit, len(self.computed) // len(fit))
 
     def by(self, move: Move) -> Array:
         """(p,): what a weight of 1 adds to the output."""

@@ -137,6 +137,13 @@ def covers(mask: Array, value: Array, *, whole: bool = False) -> bool:
     return mask.ndim < value.ndim + whole and value.shape[: mask.ndim] == mask.shape
 
 
+def padding_of(mask: Array | None, value: Array, *, whole: bool = False) -> NDArray[np.bool_] | None:
+    """Where a value is padding, to be broadcast; None where the mask has no say in it. `whole`: see `covers`."""
+    if mask is None or not covers(mask, value, whole=whole):
+        return None
+    return np.asarray(mask == 0).reshape(mask.shape + (1,) * (value.ndim - mask.ndim))
+
+
 def _channels(tap: Tap, x: Array) -> Array:
     width = x.shape[1] // tap.groups
     return x[:, tap.group * width : (tap.group + 1) * width]
