@@ -5,13 +5,16 @@
 >>> result.save("model.pruned.onnx")  # doctest: +SKIP
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from onnxdpp.errors import DataError, MachineError, ModelError, NothingToPrune, OnnxdppError, UsageError
 
 if TYPE_CHECKING:
-    from onnxdpp.api import PruneResult, compare_methods, inspect, prune
+    from onnxdpp.api import PruneResult, prune
+    from onnxdpp.comparing import compare_methods
     from onnxdpp.evaluating import evaluate
+    from onnxdpp.inspecting import inspect
     from onnxdpp.storing import PackResult, pack, unpack
 
 __all__ = [
@@ -32,18 +35,20 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "PackResult": "storing",
+    "PruneResult": "api",
+    "compare_methods": "comparing",
+    "evaluate": "evaluating",
+    "inspect": "inspecting",
+    "pack": "storing",
+    "prune": "api",
+    "unpack": "storing",
+}
+
+
 def __getattr__(name: str) -> Any:
     # onnxruntime and SciPy are loaded when they are needed: `onnxdpp --help` needs neither.
-    if name in ("PruneResult", "compare_methods", "inspect", "prune"):
-        from onnxdpp import api
-
-        return getattr(api, name)
-    if name == "evaluate":
-        from onnxdpp.evaluating import evaluate
-
-        return evaluate
-    if name in ("PackResult", "pack", "unpack"):
-        from onnxdpp import storing
-
-        return getattr(storing, name)
+    if name in _HOMES:
+        return getattr(import_module(f"onnxdpp.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,19 +1,13 @@
-"""The Python interface: `prune`, `inspect` and `compare_methods` (`evaluate` is in `evaluating`)."""
+"""The Python interface of `onnxdpp prune`."""
 
-import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from onnx import ModelProto
-
 from onnxdpp.algebra.refit import is_scarce
-from onnxdpp.algebra.selection import METHODS
 from onnxdpp.budget import allocate
-from onnxdpp.comparing import KEEPS, REPEAT, Question, make_runs
-from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison
 from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluating import Trial, check_labels
 from onnxdpp.evaluation import compare, macs_per_row
@@ -24,14 +18,12 @@ from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.external import has_external_data
 from onnxdpp.graph.index import Graph
-from onnxdpp.graph.layers import find_layers
 from onnxdpp.graph.model import model_info
-from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.storage import is_packed
 from onnxdpp.job import Job
-from onnxdpp.labelled import classification_error, open_labelled
+from onnxdpp.labelled import open_labelled
 from onnxdpp.opening import (
     Data,
     Given,
@@ -42,21 +34,17 @@ from onnxdpp.opening import (
     counting,
     dense,
     named,
-    opened,
     read_report,
     size_of,
     versions,
 )
-from onnxdpp.options import MEMORY, Options, parse_layer, parse_pattern, parse_report
+from onnxdpp.options import MEMORY, Options, listed, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
 from onnxdpp.polishing import polished
 from onnxdpp.pruning import execute
-from onnxdpp.report import FoundLayer, Inspection, LayerResult, Report
+from onnxdpp.report import LayerResult, Report
 from onnxdpp.rivals import rivalled
-from onnxdpp.sizing import expected_sizes
 from onnxdpp.sweeping import swept
-from onnxdpp.verifying import Verdict
-from onnxdpp.verifying import verify as check_layers
 
 if TYPE_CHECKING:
     from onnxdpp.details import Details
@@ -248,7 +236,7 @@ def prune(
         sensitivity = method == "auto" and unit == "neuron"
     options = Options(
         keep, unit, method, kernel, beta, epsilon, refit,
-        tuple(parse_layer(text) for text in _listed(layers)), tuple(_listed(skip)), round_to, seed,
+        tuple(parse_layer(text) for text in listed(layers)), tuple(listed(skip)), round_to, seed,
         provider, batch_size, max_rows,
         None if pattern is None else parse_pattern(pattern), mask, memory, swaps, sensitivity, sweeps, polish,
         target_parameters, target_bytes, target_macs, target_discrepancy, allocation,
@@ -359,210 +347,10 @@ def prune(
     return PruneResult(form.model, report, folder, (scratch, *form.scratch), seen, name)
 
 
-def inspect(
-    model: Model,
-    *,
-    verify: bool = False,
-    calib: Data | None = None,
-    kernel: str = "rbf",
-    beta: float | None = None,
-    epsilon: float = 0.01,
-    seed: int = 0,
-    provider: str = "auto",
-    max_rows: int | None = None,
-    progress: Progress = lambda text, fraction: None,
-) -> dict[str, Any]:
-    """What of a model can be pruned, and what cannot, and why.
-
-    Parameters
-    ----------
-    model : path or ModelProto
-    verify : bool
-        Put each layer to the two tests of `onnxdpp.verifying`, by running the model.
-    calib : as for `prune`, optional
-        Where it is given: find the size of each layer's own DPP on it, as `onnxdpp.sizing` does. Its first batch is
-        what `verify` runs (default: ``"random:8"``).
-    kernel, beta, epsilon : as for `prune`
-        Of that DPP.
-    seed : int
-    provider : {"auto", "cpu", "cuda"}
-    max_rows : int, optional
-        Rows to use, evenly spaced.
-    progress : callable (text, fraction), optional
-
-    Returns
-    -------
-    dict
-        As the JSON Schema ``inspection`` says.
-
-    Raises
-    ------
-    UsageError, ModelError, DataError, MachineError
-        All of them OnnxdppError; see `onnxdpp.errors`.
-    """
-    options = Options(
-        "auto", method="dpp", kernel=kernel, beta=beta, epsilon=epsilon, seed=seed, provider=provider, max_rows=max_rows
-    )
-    proto, folder, info = opened(model)
-    graph = Graph(in_order(proto), folder)
-    layers, no_neurons = find_layers(graph)
-    projections, no_edges = find_projections(graph)
-    operators = {name: graph.nodes[index].op_type for index, name in weighted_nodes(graph).items()}
-    verdicts: dict[str, Verdict] = {}
-    sizes: dict[str, float] = {}
-    notices: list[str] = []
-    if layers and (verify or calib is not None):
-        where, told = choose_provider(provider)
-        source = "random:8" if calib is None else calib
-        batches = open_batches(source, input_specs(graph.model), max_rows=options.max_rows, seed=options.seed)
-        if verify:
-            tested = check_layers(graph, layers, next(iter(batches)), where, options.seed, progress)
-            verdicts = {part.name: part for part in tested}
-        if calib is not None:
-            sizes, failed = expected_sizes(graph, layers, options, batches, where, progress)
-            notices = [*told, *batches.notices, *failed]
-            if batches.random:
-                notices.append("The calibration data are random: on others the DPP's own sizes differ.")
-    found = [
-        FoundLayer(
-            layer.name, operators[layer.name], "neuron", layer.n, sum(part.m for part, _ in layer.consumers),
-            list(layer.members), [part.name for part, _ in layer.consumers],
-            asdict(verdicts[layer.name]) if layer.name in verdicts else None, sizes.get(layer.name),
-        )
-        for layer in layers
-    ]  # fmt: skip
-    found += [FoundLayer(part.name, operators[part.name], "edge", part.n, part.m) for part in projections]
-    refusals = [(refusal.name, "neuron", refusal.reason) for refusal in no_neurons]
-    refusals += [(refusal.name, "edge", refusal.reason) for refusal in no_edges]
-    return Inspection(
-        size_of(graph, info, None), graph.opset, proto.producer_name, found, refusals, notices, versions()
-    ).as_dict()
-
-
-def compare_methods(
-    model: Model,
-    calib: Data,
-    *,
-    keeps: Iterable[float] = KEEPS,
-    methods: Iterable[str] | None = None,
-    unit: str = "neuron",
-    repeat: int = REPEAT,
-    match: str | None = None,
-    data: Data | None = None,
-    labels: str | None = None,
-    kernel: str = "rbf",
-    beta: float | None = None,
-    epsilon: float = 0.01,
-    refit: str = "affine",
-    layers: str | Iterable[str] = (),
-    skip: str | Iterable[str] = (),
-    provider: str = "auto",
-    max_rows: int | None = None,
-    progress: Progress = lambda text, fraction: None,
-) -> dict[str, Any]:
-    """Methods side by side: the error of a model pruned by each, against the parameters that are left.
-
-    Parameters
-    ----------
-    model, calib : as for `prune`
-    keeps : iterable of float
-        Fractions that stay.
-    methods : iterable of str, optional
-        Names as for `prune`; ``random`` is always added. Default: all (``auto`` where there is a refit).
-    unit : {"neuron", "edge", "both"}
-    repeat : int
-        How many seeds, 0 to repeat - 1, a method that draws runs with.
-    match : {"parameters"}, optional
-        With both units: `keeps` are the edges', and as many neurons stay as weigh the same (see `onnxdpp.matching`).
-    data : as `calib`, optional
-        What the errors are measured on. Default: every fifth calibration row, which then no run fits.
-    labels : str, optional
-        The array in `data` that holds the class of each row, from 0 on. With it, an error is the share of rows that are
-        classified wrongly; without, the relative L2 of the worst output.
-    kernel, beta, epsilon, refit, layers, skip, provider, max_rows : as for `prune`
-        Of all runs; `max_rows` of `calib`.
-    progress : callable (text, fraction), optional
-
-    Returns
-    -------
-    dict
-        As the JSON Schema ``comparison`` says. `onnxdpp.plotting.figure` draws it, `onnxdpp.curves.as_csv` writes it.
-
-    Raises
-    ------
-    UsageError, ModelError, DataError, NothingToPrune, MachineError
-        All of them OnnxdppError; see `onnxdpp.errors`.
-    """
-    started = time.perf_counter()
-    chosen = (METHODS if refit == "none" else ("auto", *METHODS)) if methods is None else tuple(_listed(methods))
-    question = Question.of(keeps, chosen, unit, repeat, match)
-    options = Options(
-        question.keeps[0], kernel=kernel, beta=beta, epsilon=epsilon, refit=refit,
-        layers=tuple(parse_layer(text) for text in _listed(layers)), skip=tuple(_listed(skip)),
-        provider=provider, max_rows=max_rows,
-    )  # fmt: skip
-    if any(keep is not None for _, keep in options.layers):
-        raise UsageError("All layers are pruned to the same keep here. Give --layer a pattern without '='.")
-    if labels is not None and data is None:
-        raise UsageError("Labels belong to data that errors are measured on. Add --data, or leave --labels out.")
-    proto, folder, info = opened(model)
-    graph = Graph(in_order(proto), folder)
-    where, notices = choose_provider(provider)
-    inputs = input_specs(graph.model)
-    batches = open_batches(calib, inputs, max_rows=options.max_rows)
-    judged = batches
-    if data is not None:
-        judged = open_labelled(data, inputs, labels)
-    elif batches.rows < HELD_OUT:
-        raise UsageError(
-            f"Of {batches.rows} calibration rows none can be held out. Give {HELD_OUT} or more, or --data."
-        )
-
-    def error(pruned: ModelProto) -> float:
-        if labels is not None:
-            return classification_error(graph, pruned, judged, labels, where)
-        found = compare(graph, pruned, judged, where, held_out=data is None).worst
-        if math.isinf(found):
-            raise ModelError("An output that is zero in the original is not in the pruned model.")
-        return found
-
-    unpruned = error(graph.model)
-    if math.isnan(unpruned):
-        raise UsageError("The model has no output that can be compared. Give --data and --labels.")
-    job = Job.of(graph, options, batches, where, progress)
-    runs, told = make_runs(job, question, error, hold_out=data is None)
-    notices += [*batches.notices, *(() if data is None else judged.notices), *told]
-    given = {
-        "calib": named(calib), "data": None if data is None else named(data), "labels": labels,
-        "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,
-        "match": match, "kernel": kernel, "beta": "auto" if beta is None else options.beta,
-        "epsilon": options.epsilon, "refit": refit, "layers": [pattern for pattern, _ in options.layers],
-        "skip": list(options.skip), "max_rows": options.max_rows,
-    }  # fmt: skip
-    return Comparison(
-        model=size_of(graph, info, None),
-        measure=DISTANCE if labels is None else CLASSIFICATION,
-        unpruned=unpruned,
-        data=HELD_OUT_ROWS if data is None else named(data),
-        judged_rows=batches.rows // HELD_OUT if data is None else judged.rows,
-        rows=batches.rows,
-        runs=runs,
-        provider=where,
-        notices=notices,
-        options=given,
-        versions=versions(),
-        seconds=time.perf_counter() - started,
-    ).as_dict()
-
-
 def _details(options: Options) -> "Details":
     from onnxdpp.details import Details  # what clusters neurons takes its time to load
 
     return Details(options.rule)
-
-
-def _listed(patterns: str | Iterable[str]) -> list[str]:
-    return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
 def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:

@@ -74,7 +74,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     what `onnxdpp prune --keep auto --method dpp` keeps of a layer that is pruned alone.
     """
     with importing():
-        from onnxdpp.api import inspect as run
+        from onnxdpp.inspecting import inspect as run
     from onnxdpp.report import to_json
     from onnxdpp.tables import inspection_tables
 
@@ -369,8 +369,7 @@ def compare(
     worst output.
     """
     with importing():
-        from onnxdpp.api import compare_methods
-        from onnxdpp.comparing import KEEPS, parse_keeps
+        from onnxdpp.comparing import KEEPS, compare_methods, parse_keeps
         from onnxdpp.curves import as_csv
         from onnxdpp.graph.model import check_input, check_output, stored_data, write_bytes, write_text
     from onnxdpp.plotting import check_plot, image

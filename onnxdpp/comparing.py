@@ -1,26 +1,34 @@
-"""Methods side by side: each prunes a model to the same sizes, and all are judged on the same rows.
+"""The Python interface of `onnxdpp compare`: methods side by side, each to the same sizes, judged on the same rows.
 
 Those rows are never fitted: they are other data, or every fifth calibration row, which no run then fits. `random` is
 always among the methods: one that does not beat it does nothing.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from numbers import Integral, Real
+from typing import Any
 
 from onnx import ModelProto
 
 from onnxdpp.algebra.selection import METHODS
-from onnxdpp.curves import Run
+from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison, Run
 from onnxdpp.errors import DataError, ModelError, UsageError
-from onnxdpp.evaluation import parameters
+from onnxdpp.evaluation import compare, parameters
+from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
+from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.external import has_external_data
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.job import Job
+from onnxdpp.labelled import classification_error, open_labelled
 from onnxdpp.matching import matched
-from onnxdpp.options import UNITS
+from onnxdpp.opening import Data, Model, Progress, named, opened, size_of, versions
+from onnxdpp.options import UNITS, Options, listed, parse_layer
 from onnxdpp.planning import Plan, plan
 from onnxdpp.pruning import execute
 from onnxdpp.rivals import rivalled
@@ -166,3 +174,119 @@ def _plans(job: Job, question: Question) -> Iterator[tuple[tuple[str, float], Pl
         if question.match is not None:
             todo["neuron"] = matched(replace(job, options=own["neuron"]), todo["neuron"], todo["edge"])
         yield from (((unit, keep), found) for unit, found in todo.items())
+
+
+def compare_methods(
+    model: Model,
+    calib: Data,
+    *,
+    keeps: Iterable[float] = KEEPS,
+    methods: Iterable[str] | None = None,
+    unit: str = "neuron",
+    repeat: int = REPEAT,
+    match: str | None = None,
+    data: Data | None = None,
+    labels: str | None = None,
+    kernel: str = "rbf",
+    beta: float | None = None,
+    epsilon: float = 0.01,
+    refit: str = "affine",
+    layers: str | Iterable[str] = (),
+    skip: str | Iterable[str] = (),
+    provider: str = "auto",
+    max_rows: int | None = None,
+    progress: Progress = lambda text, fraction: None,
+) -> dict[str, Any]:
+    """Methods side by side: the error of a model pruned by each, against the parameters that are left.
+
+    Parameters
+    ----------
+    model, calib : as for `prune`
+    keeps : iterable of float
+        Fractions that stay.
+    methods : iterable of str, optional
+        Names as for `prune`; ``random`` is always added. Default: all (``auto`` where there is a refit).
+    unit : {"neuron", "edge", "both"}
+    repeat : int
+        How many seeds, 0 to repeat - 1, a method that draws runs with.
+    match : {"parameters"}, optional
+        With both units: `keeps` are the edges', and as many neurons stay as weigh the same (see `onnxdpp.matching`).
+    data : as `calib`, optional
+        What the errors are measured on. Default: every fifth calibration row, which then no run fits.
+    labels : str, optional
+        The array in `data` that holds the class of each row, from 0 on. With it, an error is the share of rows that are
+        classified wrongly; without, the relative L2 of the worst output.
+    kernel, beta, epsilon, refit, layers, skip, provider, max_rows : as for `prune`
+        Of all runs; `max_rows` of `calib`.
+    progress : callable (text, fraction), optional
+
+    Returns
+    -------
+    dict
+        As the JSON Schema ``comparison`` says. `onnxdpp.plotting.figure` draws it, `onnxdpp.curves.as_csv` writes it.
+
+    Raises
+    ------
+    UsageError, ModelError, DataError, NothingToPrune, MachineError
+        All of them OnnxdppError; see `onnxdpp.errors`.
+    """
+    started = time.perf_counter()
+    chosen = (METHODS if refit == "none" else ("auto", *METHODS)) if methods is None else tuple(listed(methods))
+    question = Question.of(keeps, chosen, unit, repeat, match)
+    options = Options(
+        question.keeps[0], kernel=kernel, beta=beta, epsilon=epsilon, refit=refit,
+        layers=tuple(parse_layer(text) for text in listed(layers)), skip=tuple(listed(skip)),
+        provider=provider, max_rows=max_rows,
+    )  # fmt: skip
+    if any(keep is not None for _, keep in options.layers):
+        raise UsageError("All layers are pruned to the same keep here. Give --layer a pattern without '='.")
+    if labels is not None and data is None:
+        raise UsageError("Labels belong to data that errors are measured on. Add --data, or leave --labels out.")
+    proto, folder, info = opened(model)
+    graph = Graph(in_order(proto), folder)
+    where, notices = choose_provider(provider)
+    inputs = input_specs(graph.model)
+    batches = open_batches(calib, inputs, max_rows=options.max_rows)
+    judged = batches
+    if data is not None:
+        judged = open_labelled(data, inputs, labels)
+    elif batches.rows < HELD_OUT:
+        raise UsageError(
+            f"Of {batches.rows} calibration rows none can be held out. Give {HELD_OUT} or more, or --data."
+        )
+
+    def error(pruned: ModelProto) -> float:
+        if labels is not None:
+            return classification_error(graph, pruned, judged, labels, where)
+        found = compare(graph, pruned, judged, where, held_out=data is None).worst
+        if math.isinf(found):
+            raise ModelError("An output that is zero in the original is not in the pruned model.")
+        return found
+
+    unpruned = error(graph.model)
+    if math.isnan(unpruned):
+        raise UsageError("The model has no output that can be compared. Give --data and --labels.")
+    job = Job.of(graph, options, batches, where, progress)
+    runs, told = make_runs(job, question, error, hold_out=data is None)
+    notices += [*batches.notices, *(() if data is None else judged.notices), *told]
+    given = {
+        "calib": named(calib), "data": None if data is None else named(data), "labels": labels,
+        "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,
+        "match": match, "kernel": kernel, "beta": "auto" if beta is None else options.beta,
+        "epsilon": options.epsilon, "refit": refit, "layers": [pattern for pattern, _ in options.layers],
+        "skip": list(options.skip), "max_rows": options.max_rows,
+    }  # fmt: skip
+    return Comparison(
+        model=size_of(graph, info, None),
+        measure=DISTANCE if labels is None else CLASSIFICATION,
+        unpruned=unpruned,
+        data=HELD_OUT_ROWS if data is None else named(data),
+        judged_rows=batches.rows // HELD_OUT if data is None else judged.rows,
+        rows=batches.rows,
+        runs=runs,
+        provider=where,
+        notices=notices,
+        options=given,
+        versions=versions(),
+        seconds=time.perf_counter() - started,
+    ).as_dict()

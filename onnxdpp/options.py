@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from operator import index
@@ -164,6 +164,11 @@ CHOICES: dict[str, Sequence[str]] = {
     "provider": PROVIDERS,
     "allocation": ("auto", "measured", "uniform"),
 }
+
+
+def listed(patterns: str | Iterable[str]) -> list[str]:
+    """One pattern, or several."""
+    return [patterns] if isinstance(patterns, str) else list(patterns)
 
 
 def parse_layer(text: str) -> tuple[str, float | None]:

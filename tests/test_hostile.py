@@ -1271,9 +1271,10 @@ def test_packages_built_for_another_numpy(
             raise error
         raise AttributeError(name)
 
-    broken = types.ModuleType("onnxdpp.api")
+    home = {"inspect": "onnxdpp.inspecting", "prune": "onnxdpp.api"}[command]
+    broken = types.ModuleType(home)
     vars(broken)["__getattr__"] = fail
-    monkeypatch.setitem(sys.modules, "onnxdpp.api", broken)
+    monkeypatch.setitem(sys.modules, home, broken)
     line = refusal(onnxdpp("inspect", net) if command == "inspect" else prune(), 5)
     assert line.startswith("onnxdpp: A package cannot be imported: ")
     assert "Run: pip install --upgrade --force-reinstall onnxdpp" in line
