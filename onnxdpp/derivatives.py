@@ -4,11 +4,6 @@ By forward runs alone, so that any graph will do: each output of the projection 
 deviation, and the part of the model behind is run. Where a row of data has several positions (pixels, tokens), each
 weight is moved instead (`graph.moving`), if there are no more weights than numbers to fit them to. Runs, their
 multiplications and memory are bounded, and with them the rows that are looked at.
-
-What the outputs lack is told in two ways, each scaled to count the same: the change that is missing, relative to
-the output's own size; and, of an output that may be scores of classes, what the Kullback-Leibler divergence of its
-softmax feels. With p and q the softmax before and now, and ``a = (p + q) / 2``, that is ``g = p - q`` with the metric
-``diag(a) - a aᵀ = Rᵀ R``, ``R = diag(√a) (I - 1 aᵀ)``; in least squares, errors ``g / √a`` and changes ``R dz``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from onnxdpp.algebra.gauss_newton import steps
 from onnxdpp.algebra.moments import Matrix
@@ -32,7 +26,7 @@ from onnxdpp.graph.moving import Move, Positions
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.samples import picked, spread, stacked
 from onnxdpp.graph.taps import padding_of
-from onnxdpp.judging import is_distribution
+from onnxdpp.lacking import ENTRIES, NO_DIVERGENCE, Lacking, may_be_scores
 
 ROWS = 16384
 BATCH = 256
@@ -40,11 +34,8 @@ LEAST_ROWS = 32
 MOST_RUNS = 2**20  # rows that the part behind is run on for the derivatives of one projection
 MOST_MACS = 2**40  # of these runs: some minutes of one core
 MOST_BYTES = 2**29  # of the derivatives, and of what enters a projection
-ENTRIES = 64  # of the outputs of a row: of more, sums with random signs stand for them
 STEP = 0.02  # of an output's standard deviation
-TINY = 1e-9  # probability that no class goes below
 LEAST_STEP = 256  # of what rounding changes, in the type of the output
-NO_DIVERGENCE = 1e-12  # nats for a row: rounding
 
 
 @dataclass(frozen=True)
@@ -322,7 +313,7 @@ def _differentiated(seen: Sequence[_Seen], moves: Sequence[Move]) -> tuple[Matri
     powers = [sum(float((part.wanted[place][part.fit] ** 2).sum()) for part in seen) for place in outputs]
     scales = [1 / np.sqrt(power) if power > 0 else 0.0 for power in powers]
     scored = [
-        all(part.padding[place] is None for part in seen) and _may_be_scores([part.wanted[place] for part in seen])
+        all(part.padding[place] is None for part in seen) and may_be_scores([part.wanted[place] for part in seen])
         for place in outputs
     ]
     sizes = _sizes(seen, moves)
@@ -333,7 +324,7 @@ def _differentiated(seen: Sequence[_Seen], moves: Sequence[Move]) -> tuple[Matri
     first = 0
     for part in seen:
         now = part.outputs(part.at.y)
-        lacking = _Lacking(part.wanted, now, scales, scored)
+        lacking = Lacking(part.wanted, now, scales, scored)
         if part is seen[0]:
             sections = [0, *accumulate(told.shape[1] for told in lacking.errors)]
             errors = np.empty((rows, sections[-1]))
@@ -375,64 +366,3 @@ def _sizes(seen: Sequence[_Seen], moves: Sequence[Move]) -> NDArray[np.float64] 
             power = sum(powers) / len(y)
         sizes[number] = wanted[move.j] / np.sqrt(power) if power > 0 else 0.0
     return sizes
-
-
-def _may_be_scores(batches: Sequence[Matrix]) -> bool:
-    """Whether an output may be scores of classes: not single numbers, probabilities, nor several positions for a row.
-
-    Of all batches together, since any of them may happen to add up to 1.
-    """
-    first = batches[0]
-    return first.ndim == 2 and first.shape[1] > 1 and not all(map(is_distribution, batches))
-
-
-class _Lacking:
-    """What counts of the outputs of a batch: relative to their size; and of scores of classes, to their softmax.
-
-    Attributes
-    ----------
-    errors : list of (r, s) float64 arrays
-        One for each of these two that there is.
-    """
-
-    def __init__(
-        self, wanted: Sequence[Matrix], now: Sequence[Matrix], scales: Sequence[float], scored: Sequence[bool]
-    ) -> None:
-        self._scales = scales
-        pairs = zip(wanted, now, scored, strict=True)
-        self._means = [_mean(old, new) if scores else None for old, new, scores in pairs]
-        lack = [old - new for old, new in zip(wanted, now, strict=True)]
-        classes = [
-            (softmax(old, axis=1) - softmax(new, axis=1)) / np.sqrt(mean)
-            for old, new, mean in zip(wanted, now, self._means, strict=True)
-            if mean is not None
-        ]
-        self.errors = [_flat([scale * part for scale, part in zip(scales, lack, strict=True)])]
-        if classes:
-            self.errors.append(_flat(classes))
-
-    def felt(self, changes: Sequence[Matrix]) -> list[Matrix]:
-        """How changes of the outputs count, as `errors`."""
-        found = [_flat([scale * part for scale, part in zip(self._scales, changes, strict=True)])]
-        classes = [
-            np.sqrt(mean) * (part - (mean * part).sum(1, keepdims=True))
-            for part, mean in zip(changes, self._means, strict=True)
-            if mean is not None
-        ]
-        return [*found, _flat(classes)] if classes else found
-
-
-def _mean(old: Matrix, new: Matrix) -> Matrix:
-    """The mean of both softmaxes."""
-    mean: Matrix = (softmax(old, axis=1) + softmax(new, axis=1)) / 2
-    return np.maximum(mean, TINY)
-
-
-def _flat(parts: Sequence[Matrix]) -> Matrix:
-    """(r, s): all numbers of each row; if they are many, sums of them with random signs."""
-    flat = np.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
-    if flat.shape[1] <= ENTRIES:
-        return flat
-    signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=flat.shape[1])
-    padded = np.pad(flat * signs, ((0, 0), (0, -flat.shape[1] % ENTRIES)))
-    return np.asarray(padded.reshape(len(flat), -1, ENTRIES).sum(1))

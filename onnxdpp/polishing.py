@@ -19,7 +19,7 @@ import numpy as np
 from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
-from onnxdpp.derivatives import LEAST_ROWS, NO_DIVERGENCE, derivatives
+from onnxdpp.derivatives import LEAST_ROWS, derivatives
 from onnxdpp.errors import OnnxdppError
 from onnxdpp.evaluation import compare
 from onnxdpp.graph.batches import HELD_OUT
@@ -30,6 +30,7 @@ from onnxdpp.graph.rewriting import Edits, apply, reweighted
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
+from onnxdpp.lacking import NO_DIVERGENCE
 from onnxdpp.observation import original_weights
 from onnxdpp.planning import Plan
 
