@@ -26,7 +26,7 @@ from onnxdpp.graph.moving import Move, Positions
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.samples import picked, spread, stacked
 from onnxdpp.graph.taps import padding_of
-from onnxdpp.lacking import ENTRIES, NO_DIVERGENCE, Lacking, may_be_scores
+from onnxdpp.lacking import ENTRIES, NO_DIVERGENCE, Kind, Lacking, as_scores
 
 ROWS = 16384
 BATCH = 256
@@ -310,21 +310,25 @@ def _is_float(array: Any) -> bool:
 def _differentiated(seen: Sequence[_Seen], moves: Sequence[Move]) -> tuple[Matrix, Matrix] | None:
     """What the outputs lack, and how they feel each move, made by itself."""
     outputs = range(len(seen[0].floats))
-    powers = [sum(float((part.wanted[place][part.fit] ** 2).sum()) for part in seen) for place in outputs]
-    scales = [1 / np.sqrt(power) if power > 0 else 0.0 for power in powers]
-    scored = [
-        all(part.padding[place] is None for part in seen) and may_be_scores([part.wanted[place] for part in seen])
+    kinds = [
+        Kind.of([part.wanted[place] for part in seen], padded=any(part.padding[place] is not None for part in seen))
         for place in outputs
     ]
+    wanted = [as_scores(part.wanted, kinds) for part in seen]
+    powers = [
+        sum(float((told[place][part.fit] ** 2).sum()) for told, part in zip(wanted, seen, strict=True))
+        for place in outputs
+    ]
+    scales = [1 / np.sqrt(power) if power > 0 else 0.0 for power in powers]
     sizes = _sizes(seen, moves)
     if not any(scales) or sizes is None:
         return None
     rows = sum(int(part.fit.sum()) for part in seen)
     errors, jacobians, sections = np.empty((rows, 0)), np.empty((rows, 0, len(moves))), [0]
     first = 0
-    for part in seen:
-        now = part.outputs(part.at.y)
-        lacking = Lacking(part.wanted, now, scales, scored)
+    for part, old in zip(seen, wanted, strict=True):
+        now = as_scores(part.outputs(part.at.y), kinds)
+        lacking = Lacking(old, now, scales, kinds)
         if part is seen[0]:
             sections = [0, *accumulate(told.shape[1] for told in lacking.errors)]
             errors = np.empty((rows, sections[-1]))
@@ -333,7 +337,7 @@ def _differentiated(seen: Sequence[_Seen], moves: Sequence[Move]) -> tuple[Matri
         errors[own] = np.concatenate(lacking.errors, axis=1)[part.fit]
         for number, (move, size) in enumerate(zip(moves, sizes.tolist(), strict=True)):
             then, by = part.moved(move, size)
-            change = [new - old for new, old in zip(then, now, strict=True)]
+            change = [new - before for new, before in zip(as_scores(then, kinds), now, strict=True)]
             told = np.concatenate(lacking.felt(change), axis=1) / np.where(by == 0, np.inf, by)
             jacobians[own, :, number] = told[part.fit]
     for number, (start, stop) in enumerate(pairwise(sections)):

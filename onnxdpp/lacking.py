@@ -3,10 +3,12 @@
 It is told in two ways, each scaled to count the same: the change that is missing, relative to the output's own size;
 and, of an output that may be scores of classes, what the Kullback-Leibler divergence of its softmax feels. With p and q
 the softmax before and now, and ``a = (p + q) / 2``, that is ``g = p - q`` with the metric ``diag(a) - a aᵀ = Rᵀ R``,
-``R = diag(√a) (I - 1 aᵀ)``; in least squares, errors ``g / √a`` and changes ``R dz``.
+``R = diag(√a) (I - 1 aᵀ)``; in least squares, errors ``g / √a`` and changes ``R dz``. Probabilities are looked at by
+their logarithms, which are scores.
 """
 
 from collections.abc import Sequence
+from enum import Enum, auto
 
 import numpy as np
 from scipy.special import softmax
@@ -19,13 +21,27 @@ TINY = 1e-9  # probability that no class goes below
 NO_DIVERGENCE = 1e-12  # nats for a row: rounding
 
 
-def may_be_scores(batches: Sequence[Matrix]) -> bool:
-    """Whether an output may be scores of classes: not single numbers, probabilities, nor several positions for a row.
+class Kind(Enum):
+    """What an output may be."""
 
-    Of all batches together, since any of them may happen to add up to 1.
-    """
-    first = batches[0]
-    return first.ndim == 2 and first.shape[1] > 1 and not all(map(is_distribution, batches))
+    NUMBERS = auto()
+    SCORES = auto()
+    """Of classes: a softmax would make probabilities of them."""
+    PROBABILITIES = auto()
+
+    @classmethod
+    def of(cls, batches: Sequence[Matrix], *, padded: bool) -> "Kind":
+        """By all batches together, since the rows of any may happen to add up to 1."""
+        first = batches[0]
+        if padded or first.ndim != 2 or first.shape[1] < 2:
+            return cls.NUMBERS
+        return cls.PROBABILITIES if all(map(is_distribution, batches)) else cls.SCORES
+
+
+def as_scores(outputs: Sequence[Matrix], kinds: Sequence[Kind]) -> list[Matrix]:
+    """Outputs, with the logarithm of probabilities: what moves scores by as much everywhere hardly moves these."""
+    pairs = zip(outputs, kinds, strict=True)
+    return [np.log(np.maximum(part, TINY)) if kind is Kind.PROBABILITIES else part for part, kind in pairs]
 
 
 class Lacking:
@@ -38,11 +54,11 @@ class Lacking:
     """
 
     def __init__(
-        self, wanted: Sequence[Matrix], now: Sequence[Matrix], scales: Sequence[float], scored: Sequence[bool]
+        self, wanted: Sequence[Matrix], now: Sequence[Matrix], scales: Sequence[float], kinds: Sequence[Kind]
     ) -> None:
         self._scales = scales
-        pairs = zip(wanted, now, scored, strict=True)
-        self._means = [_mean(old, new) if scores else None for old, new, scores in pairs]
+        pairs = zip(wanted, now, kinds, strict=True)
+        self._means = [None if kind is Kind.NUMBERS else _mean(old, new) for old, new, kind in pairs]
         lack = [old - new for old, new in zip(wanted, now, strict=True)]
         classes = [
             (softmax(old, axis=1) - softmax(new, axis=1)) / np.sqrt(mean)

@@ -215,9 +215,14 @@ def answers(model: ModelProto, name: str, rows: np.ndarray) -> np.ndarray:
     )
 
 
-def ours(case: Case, *, keep: float, allocated: bool = False, **options: Any) -> Pruned:
-    """Prune a case with onnxdpp and evaluate it; `allocated`: what the keep leaves is shared out over the layers."""
-    goal = {"target_parameters": our_count(case, keep) / case.size(case.dense)[0]} if allocated else {"keep": keep}
+def ours(case: Case, *, keep: float, allocated: bool = False, count: int | None = None, **options: Any) -> Pruned:
+    """Prune a case with onnxdpp and evaluate it.
+
+    `allocated`: `count` parameters (default: those that the keep leaves) are shared out over the layers.
+    """
+    goal = {"keep": keep}
+    if allocated:
+        goal = {"target_parameters": (count or our_count(case, keep)) / case.size(case.dense)[0]}
     began = time.perf_counter()
     result = onnxdpp.prune(case.dense, {case.input: case.calib}, provider="cpu", **goal, **options)
     seconds = time.perf_counter() - began
@@ -341,7 +346,7 @@ def beside(outcome: Outcome, keep: float, peer: Peer, criterion: str) -> None:
         outcome.at_peers_counts[criterion, keep] = (
             own,
             {
-                name: outcome.methods[name][0] if own == keep else ours(case, keep=own, **METHODS[name][0])
+                name: outcome.methods[name][0] if own == keep else ours(case, keep=own, count=half, **METHODS[name][0])
                 for name in SHOWN
             },
         )
@@ -532,7 +537,7 @@ def document(arguments: argparse.Namespace, outcomes: Sequence[Outcome], peer: s
         "- all 10,000 test images: one is 0.01; the dense accuracies are those of the manifest",
         f"- `random`: mean ± sample standard deviation of seeds 0 to {arguments.seeds - 1}; seed 0 elsewhere, and for "
         "`random` where a model also has a row *by channels* (`memory` of 64 MiB)",
-        "- *allocated*: `--target-parameters` of what that keep leaves; *polished*: `--polish 3`",
+        "- *allocated*: `--target-parameters` of what that keep, or onnxsim, leaves; *polished*: `--polish 3`",
         "",
         "## onnxdpp, all layers at the same keep, refit affine",
         *accuracy_table(outcomes),

@@ -398,6 +398,20 @@ def test_outputs_come_nearer_on_rows_never_seen(options: dict[str, Any]) -> None
     assert again.model.SerializeToString(deterministic=True) == polished.model.SerializeToString(deterministic=True)
 
 
+def test_probabilities_come_nearer() -> None:
+    """Rows near 0 and 1 hardly move where the scores behind the softmax do."""
+    proto = model(
+        """g (float[N, 12] x) => (float[N, 4] y) {
+            [fc1] a = Gemm(x, W1, b1)  h = Tanh(a)
+            [fc2] c = Gemm(h, W2, b2)  k = Tanh(c)
+            [fc3] d = MatMul(k, W3)  y = Softmax(d)
+        }""",
+        W1=(12, 40), b1=(40,), W2=(40, 30), b2=(30,), W3=(30, 4),
+    )  # fmt: skip
+    plain, polished = (onnxdpp.prune(proto, {"x": X}, keep=0.2, polish=n, provider="cpu") for n in (0, 2))
+    assert error(polished.model, proto) < 0.93 * error(plain.model, proto)
+
+
 def test_edges_that_are_zero_stay_zero() -> None:
     plain, polished = (
         onnxdpp.prune(network(), {"x": X}, keep=0.3, unit="edge", storage="dense", polish=n, provider="cpu")
