@@ -90,7 +90,7 @@ class LinearisedByWeight:
 
 
 def derivatives(
-    original: Graph,
+    original: Session,
     graph: Graph,
     projection: Projection,
     batches: Batches,
@@ -103,8 +103,9 @@ def derivatives(
 
     Parameters
     ----------
-    original, graph : Graph
-        The original, and the pruned model as it is.
+    original : Session
+    graph : Graph
+        The pruned model as it is.
     projection : Projection
         Of `graph`.
     batches : Batches
@@ -247,8 +248,9 @@ class _Lanes:
 
     Parameters
     ----------
-    original, graph : Graph
-        The original, and the model as it is.
+    original : Session
+    graph : Graph
+        The model as it is.
     projection : Projection
     behind : Behind
     outputs : sequence of str
@@ -260,7 +262,7 @@ class _Lanes:
 
     def __init__(
         self,
-        original: Graph,
+        original: Session,
         graph: Graph,
         projection: Projection,
         behind: Behind,
@@ -272,9 +274,9 @@ class _Lanes:
         self._fixed = batches.fixed
         self._graph, self._projection, self._behind = graph, projection, behind
         self._outputs, self._provider, self._mask = outputs, provider, mask
-        self._by_position = frozenset[str]() if mask is None else shaped_alike(original.model, mask)
+        self._by_position = frozenset[str]() if mask is None else shaped_alike(graph.model, mask)
         self._front = behind.front(graph, provider, projection.tap)
-        self._whole = Session(original.model, provider, original.folder)
+        self._whole = original
         self._back: Session | None = None
 
     def seen(self, batch: Batch) -> _Seen | None:

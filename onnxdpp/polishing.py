@@ -23,6 +23,7 @@ from onnxdpp.derivatives import LEAST_ROWS, derivatives
 from onnxdpp.errors import OnnxdppError
 from onnxdpp.evaluation import compare
 from onnxdpp.graph.batches import HELD_OUT
+from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer
 from onnxdpp.graph.projections import Projection, find_projections
@@ -61,6 +62,7 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
     if first is None or best is None or not np.isfinite(first.discrepancy):
         return pruned, "Nothing could be polished: no output can be compared on rows held out."
     rounds, folder = job.options.polish, job.graph.folder
+    original = Session(job.graph.model, job.provider, folder)
     taken = tried = 0
     with threadpool_limits(1):
         for number in range(rounds):
@@ -69,7 +71,7 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
             for place, name in enumerate(names):
                 job.progress("polish", (number + place / len(names)) / rounds)
                 now = Graph(pruned, folder)
-                candidates = _candidates(job, now, name)
+                candidates = _candidates(job, original, now, name)
                 nearest = None
                 for edits in candidates or ():
                     found = judge.judge(apply(now, edits))
@@ -113,14 +115,14 @@ def _movable(graph: Graph, todo: Plan) -> list[Projection]:
     return [part for part in find_projections(graph)[0] if part.name in names]
 
 
-def _candidates(job: Job, graph: Graph, name: str) -> list[Edits] | None:
+def _candidates(job: Job, original: Session, graph: Graph, name: str) -> list[Edits] | None:
     """Edits that move one projection, from tame to bold; None where its derivatives cannot be had."""
     part = next(part for part in find_projections(graph)[0] if part.name == name)
     weights = original_weights(graph, part)
     free = weights != 0 if job.options.unit == "edge" else None
     intercept = _has_own_bias(graph, part)
     try:
-        found = derivatives(job.graph, graph, part, job.batches, job.provider, free, intercept, job.options.mask)
+        found = derivatives(original, graph, part, job.batches, job.provider, free, intercept, job.options.mask)
     except OnnxdppError:  # onnxruntime does not take the part behind by itself
         return None
     if found is None:

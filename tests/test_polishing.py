@@ -20,6 +20,7 @@ from onnxdpp.algebra.gauss_newton import RIDGE, steps
 from onnxdpp.derivatives import Linearised, LinearisedByWeight, derivatives
 from onnxdpp.errors import UsageError
 from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.moving import Move, Positions
 from onnxdpp.graph.projections import find_projections
 from onnxdpp.graph.rewriting import apply, reweighted
@@ -93,10 +94,10 @@ def test_nothing_missing_or_nothing_felt_gives_no_step() -> None:
 
 
 def test_derivatives_are_jacobians_of_the_outputs_and_of_their_softmax() -> None:
-    original, pruned = graph_of(network()), graph_of(network(W1=normal(12, 40, seed=3)))
+    original, pruned = network(), graph_of(network(W1=normal(12, 40, seed=3)))
     part = next(part for part in find_projections(pruned)[0] if part.name == "fc2")
     batches = open_batches({"x": X}, input_specs(pruned.model))
-    found = derivatives(original, pruned, part, batches, "cpu")
+    found = derivatives(Session(original, "cpu"), pruned, part, batches, "cpu")
     assert isinstance(found, Linearised)
     rows = X[np.arange(len(X)) % 5 != 4].astype(float)
     w1, b1, w2, b2, w3 = (
@@ -108,7 +109,7 @@ def test_derivatives_are_jacobians_of_the_outputs_and_of_their_softmax() -> None
     h = np.tanh(rows @ w1 + b1)
     k = 1 / (1 + np.exp(-(h @ w2.T + b2)))
     jacobian = (k * (1 - k))[:, None, :] * w3.T
-    old, new = (run(proto.model, {"x": rows.astype(np.float32)})[0].astype(float) for proto in (original, pruned))
+    old, new = (run(proto, {"x": rows.astype(np.float32)})[0].astype(float) for proto in (original, pruned.model))
     np.testing.assert_allclose(found.x, h, atol=1e-5)
     lack = old - new
     size = np.linalg.norm(lack)
@@ -141,7 +142,7 @@ def test_rows_held_out_are_not_fitted() -> None:
     spoilt[4::5] = 99
     whole, other = (
         derivatives(
-            graph_of(network(W3=normal(30, 4, seed=9))),
+            Session(network(W3=normal(30, 4, seed=9)), "cpu"),
             graph,
             part,
             open_batches({"x": x}, input_specs(graph.model)),
@@ -228,7 +229,7 @@ def test_a_linear_model_is_set_right_by_its_last_step() -> None:
     graph = graph_of(linear(W1=w + normal(*w.shape, seed=8), b1=np.zeros(3, np.float32)))
     part = find_projections(graph)[0][0]
     batches = open_batches({"x": normal(400, 2, 4, 4)}, input_specs(graph.model))
-    found = derivatives(graph_of(linear()), graph, part, batches, "cpu")
+    found = derivatives(Session(linear(), "cpu"), graph, part, batches, "cpu")
     assert isinstance(found, LinearisedByWeight)
     *_, (step, bias) = found.steps()
     assert bias is not None
@@ -243,7 +244,7 @@ def test_rows_held_out_are_not_fitted_by_weights() -> None:
     spoilt[4::5] = 99
     for part in find_projections(graph)[0][:2]:
         whole, other = (
-            derivatives(graph_of(images()), graph, part, open_batches({"x": x}, input_specs(graph.model)), "cpu")
+            derivatives(Session(images(), "cpu"), graph, part, open_batches({"x": x}, input_specs(graph.model)), "cpu")
             for x in (IMAGES, spoilt)
         )
         assert isinstance(whole, LinearisedByWeight)
@@ -292,7 +293,9 @@ def test_padding_counts_for_nothing() -> None:
     spoilt = {**changed, "x": np.where(changed["m"][..., None] == 0, 99, changed["x"]).astype(np.float32)}
     part = find_projections(graph)[0][1]
     whole, other = (
-        derivatives(graph_of(tokens()), graph, part, open_batches(data, input_specs(graph.model)), "cpu", mask="m")
+        derivatives(
+            Session(tokens(), "cpu"), graph, part, open_batches(data, input_specs(graph.model)), "cpu", mask="m"
+        )
         for data in (changed, spoilt)
     )
     assert isinstance(whole, LinearisedByWeight)
@@ -358,7 +361,7 @@ def test_one_position_for_each_row_is_moved_by_outputs() -> None:
         weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), "W2"))
         graph = graph_of(disturbed)
         batches = open_batches({"x": data}, input_specs(network))
-        lin.append(derivatives(graph_of(network), graph, find_projections(graph)[0][0], batches, "cpu"))
+        lin.append(derivatives(Session(network, "cpu"), graph, find_projections(graph)[0][0], batches, "cpu"))
     conv, gemm = lin
     assert isinstance(conv, Linearised)
     assert isinstance(gemm, Linearised)
@@ -475,7 +478,7 @@ def test_rows_held_out_are_not_fitted_in_batches_of_a_fixed_size() -> None:
     part = next(part for part in find_projections(graph)[0] if part.name == "fc2")
     spoilt = X.copy()
     spoilt[4::5] = 99
-    original = graph_of(fixed(network(W3=normal(30, 4, seed=9)), 8))
+    original = Session(fixed(network(W3=normal(30, 4, seed=9)), 8), "cpu")
     whole, other = (
         derivatives(original, graph, part, open_batches({"x": x}, input_specs(graph.model)), "cpu") for x in (X, spoilt)
     )
@@ -508,7 +511,7 @@ def test_projection_of_a_constant_is_left_alone() -> None:
     result = onnxdpp.prune(proto, {"x": X}, keep=0.3, method="dpp", provider="cpu")
     graph, batches = graph_of(result.model), open_batches({"x": X}, input_specs(proto))
     part = next(part for part in find_projections(graph)[0] if part.name == "fc0")
-    assert derivatives(graph_of(proto), graph, part, batches, "cpu") is None
+    assert derivatives(Session(proto, "cpu"), graph, part, batches, "cpu") is None
 
 
 def test_outputs_that_filter_rows_are_not_looked_at() -> None:
