@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxdpp.accuracy import Tally, classes
+from onnxdpp.graph.padding import blanked
 
 Array = NDArray[Any]
 
@@ -63,36 +64,45 @@ class Answers:
     _agreeing: int = 0
     _unclassed: bool = False
 
-    def add(self, before: Array, after: Array, labels: Array | None = None) -> int:
+    def add(
+        self, before: Array, after: Array, labels: Array | None = None, padding: NDArray[np.bool_] | None = None
+    ) -> int:
         """Take in the output of one batch.
 
         Parameters
         ----------
         before, after : arrays of the same shape and kind
         labels : (rows,) integer array, optional
+        padding : bool array, optional
+            Entries, over leading axes, that are not looked at.
 
         Returns
         -------
         int
             How many entries are finite in the original alone.
         """
+        if padding is not None:
+            some = ~padding.all(axis=tuple(range(1, padding.ndim)))
+            before, after, padding = before[some], after[some], padding[some]
+            labels = None if labels is None else labels[some]
         if before.ndim and not len(before):  # no row of this batch is looked at
             return 0
-        old, new = classes(before), classes(after)
+        old, new = _classes(before, padding), _classes(after, padding)
         if old is None or new is None:
             self._unclassed = True
         elif labels is not None and len(labels) == len(old) and old.dtype.kind in "iub":
             self._count(labels, old, new, before)
         if before.dtype.kind != "f":
-            self._compared += before.size
-            self._agreeing += int((before == after).sum())
+            equal = before == after if padding is None else (before == after)[~padding]
+            self._compared += equal.size
+            self._agreeing += int(equal.sum())
             return 0
         self._floats = True
         if old is not None and new is not None:
             known = old >= 0
             self._compared += int(known.sum())
             self._agreeing += int((old == new)[known].sum())
-        return self._measure(before, after)
+        return self._measure(before, after, padding)
 
     def result(self) -> dict[str, float | None]:
         """``relative_l2``, ``max_abs``, ``cosine`` and ``agreement``; of outputs that are no floats, the last alone."""
@@ -121,8 +131,10 @@ class Answers:
                 self.outside = int(labels[wrong][0])
         self.tally.add(labels, old, new)
 
-    def _measure(self, before: Array, after: Array) -> int:
+    def _measure(self, before: Array, after: Array, padding: NDArray[np.bool_] | None) -> int:
         sound = np.isfinite(before)
+        if padding is not None:
+            sound[padding] = False
         a, b = before[sound].astype(np.float64), after[sound].astype(np.float64)
         lost = int((~np.isfinite(b)).sum())
         self.lost += lost
@@ -137,3 +149,8 @@ class Answers:
             self._product += float(np.vdot(a, b))
             self._largest = max(self._largest, float(np.abs(gap).max(initial=0.0)))
         return 0
+
+
+def _classes(output: Array, padding: NDArray[np.bool_] | None) -> Array | None:
+    """The class of each row; none is where there is padding."""
+    return classes(blanked(output, padding, -np.inf) if output.dtype.kind == "f" else output)

@@ -19,6 +19,7 @@ from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.external import has_external_data
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.model import model_info
+from onnxdpp.graph.padding import check_mask
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.storage import is_packed
@@ -167,9 +168,8 @@ def prune(
     batch_size, max_rows : int, optional
         Rows per run; rows to use, evenly spaced.
     mask : str, optional
-        An input whose zeros mark padding: these positions of values with its axes in front are not observed, nor
-        looked at where candidates are judged (there, of outputs declared with its very axes too). The discrepancy of
-        the report counts all entries.
+        An input whose zeros mark padding: these positions of values with its axes in front, and of outputs declared
+        with its very axes, are not observed, nor looked at where outputs are compared.
     memory : int
         Bytes that one matrix of second moments may take. Where the inputs of a consumer would need more (patches of a
         wide convolution, a flattened image), its channels are observed instead, and dropped ones are written as
@@ -261,15 +261,14 @@ def prune(
     inputs = input_specs(graph.model)
     size, seed = options.batch_size, options.seed
     batches = open_batches(calib, inputs, batch_size=size, max_rows=options.max_rows, seed=seed)
-    if mask is not None and mask not in (known := [spec.name for spec in inputs]):
-        raise UsageError(f"The mask {mask!r} is no input of the model. Its inputs: {', '.join(map(repr, known))}.")
+    check_mask(mask, inputs)
     trial = None
     if data is not None:
-        trial = Trial(open_labelled(data, inputs, labels, batch_size=size, seed=seed), labels)
+        trial = Trial(open_labelled(data, inputs, labels, batch_size=size, seed=seed), labels, mask=mask)
     elif limits.on_answers and batches.rows < HELD_OUT:
         raise UsageError(f"Of {batches.rows} calibration rows none can be held out for a gate. Give more, or --data.")
     elif limits.on_answers:
-        trial = Trial(batches, held_out=True)
+        trial = Trial(batches, mask=mask, held_out=True)
     job = Job.of(graph, options, batches, where, progress)
     if options.has_goal:
         todo, told_of_goal = allocate(job, todo)
@@ -290,7 +289,8 @@ def prune(
     first = next(iter(batches))
     form, told_of_form = proven_form(pruned, folder, options.storage, options.values, where, first)
     after = Graph(form.dense, folder)
-    discrepancy = compare(graph, form.dense, batches, where, counting(progress, "verify", batches.rows))
+    verifying = counting(progress, "verify", batches.rows)
+    discrepancy = compare(graph, form.dense, batches, where, verifying, mask=mask)
     tried: dict[str, Any] | None = None
     told_of_it: list[str] = []
     if trial is None and min_speedup is not None:
@@ -299,7 +299,7 @@ def prune(
         written = Graph(in_order(form.model), folder)
         tried, told_of_it = trial.run(graph, written, where, min_speedup is not None, progress)
     if seen is not None:
-        seen.compare(graph, form.dense, batches, where)
+        seen.compare(graph, form.dense, batches, where, mask)
     written_info = model_info(form.model, folder)
     if unit == "edge" and options.target_bytes is not None and written_info.bytes > options.target_bytes:
         raise ModelError(

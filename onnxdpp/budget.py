@@ -273,7 +273,9 @@ def _good_enough(job: Job, path: Sequence[Counts], todo: Plan) -> Plan:
 
     def too_far(index: int) -> bool:
         model, _, _ = execute(job, _planned(todo, path[index]), hold_out=True)
-        worst = compare(job.graph, model, job.batches, job.provider, held_out=True, before=original).worst
+        worst = compare(
+            job.graph, model, job.batches, job.provider, held_out=True, mask=job.options.mask, before=original
+        ).worst
         if math.isnan(worst):
             raise UsageError("target_discrepancy finds no output to compare. Give a keep instead.")
         return worst > goal
@@ -398,7 +400,7 @@ def _effects(job: Job, todo: Plan, curves: Sequence[NDArray[np.float64]]) -> lis
             continue
         plan = replace(todo, targets=(replace(target, k=k),))
         model, _, _ = execute(alone, plan)
-        worst = compare(job.graph, model, job.batches, job.provider, before=original).worst
+        worst = compare(job.graph, model, job.batches, job.provider, mask=job.options.mask, before=original).worst
         effects.append(worst**2 / float(curve[k] - curve[-1]))
     # Where outputs cannot be compared, or are zero in the original, errors count as much as the worst that is known.
     known = max((effect for effect in effects if math.isfinite(effect)), default=0.0) or 1.0

@@ -20,6 +20,7 @@ from onnxdpp.terminal import (
     EPSILON,
     JSON,
     KERNEL,
+    MASK,
     MAX_ROWS,
     PROVIDER,
     QUIET,
@@ -62,6 +63,7 @@ def cli() -> None:
 @click.option("--seed", type=int, default=0, show_default=True, metavar="N", help="Of random rows and of --verify.")
 @click.option("--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where MODEL runs.")
 @MAX_ROWS
+@MASK
 @JSON
 @DEBUG
 def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
@@ -167,7 +169,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @click.option(
     "--batch-size", type=int, metavar="N", help="Rows in one run.  [default: the model's, else up to 256 in 8 MiB]"
 )
-@click.option("--mask", metavar="NAME", help="An input whose zeros mark padding, which is not observed.")
+@MASK
 @click.option(
     "--memory",
     type=Bytes(),
@@ -278,6 +280,7 @@ def prune(
 @PROVIDER
 @click.option("--batch-size", type=int, metavar="N", help="Rows in one run, the second that is timed.")
 @MAX_ROWS
+@MASK
 @gates
 @click.option("--report", metavar="FILE.json", help="Write the findings there.")
 @JSON
@@ -344,6 +347,7 @@ def evaluate(
 @SKIP
 @PROVIDER
 @MAX_ROWS
+@MASK
 @click.option("--plot", metavar="FILE.png|.svg", help="Draw the curves there.")
 @click.option("--csv", metavar="FILE", help="Write every run there.")
 @JSON

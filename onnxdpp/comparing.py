@@ -22,6 +22,7 @@ from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
 from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.external import has_external_data
 from onnxdpp.graph.index import Graph
+from onnxdpp.graph.padding import check_mask
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.job import Job
@@ -195,6 +196,7 @@ def compare_methods(
     skip: str | Iterable[str] = (),
     provider: str = "auto",
     max_rows: int | None = None,
+    mask: str | None = None,
     progress: Progress = lambda text, fraction: None,
 ) -> dict[str, Any]:
     """Methods side by side: the error of a model pruned by each, against the parameters that are left.
@@ -216,7 +218,7 @@ def compare_methods(
     labels : str, optional
         The array in `data` that holds the class of each row, from 0 on. With it, an error is the share of rows that are
         classified wrongly; without, the relative L2 of the worst output.
-    kernel, beta, epsilon, refit, layers, skip, provider, max_rows : as for `prune`
+    kernel, beta, epsilon, refit, layers, skip, provider, max_rows, mask : as for `prune`
         Of all runs; `max_rows` of `calib`.
     progress : callable (text, fraction), optional
 
@@ -236,7 +238,7 @@ def compare_methods(
     options = Options(
         question.keeps[0], kernel=kernel, beta=beta, epsilon=epsilon, refit=refit,
         layers=tuple(parse_layer(text) for text in listed(layers)), skip=tuple(listed(skip)),
-        provider=provider, max_rows=max_rows,
+        provider=provider, max_rows=max_rows, mask=mask,
     )  # fmt: skip
     if any(keep is not None for _, keep in options.layers):
         raise UsageError("All layers are pruned to the same keep here. Give --layer a pattern without '='.")
@@ -246,6 +248,7 @@ def compare_methods(
     graph = Graph(in_order(proto), folder)
     where, notices = choose_provider(provider)
     inputs = input_specs(graph.model)
+    check_mask(mask, inputs)
     batches = open_batches(calib, inputs, max_rows=options.max_rows)
     judged = batches
     if data is not None:
@@ -258,7 +261,7 @@ def compare_methods(
     def error(pruned: ModelProto) -> float:
         if labels is not None:
             return classification_error(graph, pruned, judged, labels, where)
-        found = compare(graph, pruned, judged, where, held_out=data is None).worst
+        found = compare(graph, pruned, judged, where, held_out=data is None, mask=mask).worst
         if math.isinf(found):
             raise ModelError("An output that is zero in the original is not in the pruned model.")
         return found
@@ -275,6 +278,7 @@ def compare_methods(
         "match": match, "kernel": kernel, "beta": "auto" if beta is None else options.beta,
         "epsilon": options.epsilon, "refit": refit, "layers": [pattern for pattern, _ in options.layers],
         "skip": list(options.skip), "max_rows": options.max_rows,
+        "mask": mask,
     }  # fmt: skip
     return Comparison(
         model=size_of(graph, info, None),

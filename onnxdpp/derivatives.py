@@ -21,11 +21,10 @@ from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
-from onnxdpp.graph.inputs import shaped_alike
 from onnxdpp.graph.moving import Move, Positions
+from onnxdpp.graph.padding import Padding, blanked
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.samples import picked, spread, stacked
-from onnxdpp.graph.taps import padding_of
 from onnxdpp.lacking import ENTRIES, NO_DIVERGENCE, Kind, Lacking, as_scores
 
 ROWS = 16384
@@ -198,7 +197,8 @@ def _rows(batches: Batches, count: int) -> Iterator[Batch]:
 class _Seen:
     """One batch: what the projection reads and computes, what else is read behind, and the original's outputs.
 
-    Of outputs with padding, `padding` is where; there they are zero.
+    Of outputs with padding, `padding` is where; there they are zero. `fit` are the rows that may be fitted, `counted`
+    the positions of the projection that are theirs and no padding.
     """
 
     back: Session
@@ -209,6 +209,7 @@ class _Seen:
     floats: Sequence[int]
     padding: Sequence[NDArray[np.bool_] | None]
     fit: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
 
     @property
     def taken(self) -> int:
@@ -226,7 +227,7 @@ class _Seen:
         """Of the model as it is, (r, ...) each, where the projection gives y."""
         name = self.back.inputs[0][0]
         given = self.back.run(Batch({name: y, **self.fed}, 0, len(self.fit)))
-        return _blanked([given[place].astype(np.float64) for place in self.floats], self.padding)
+        return _blanked([given[place] for place in self.floats], self.padding)
 
     def moved(self, move: Move, size: float) -> tuple[list[Matrix], Matrix]:
         """Its outputs after a move; and its size: of outputs (r, 1), as rounding lets it be, of a weight (1, 1)."""
@@ -237,10 +238,9 @@ class _Seen:
         return self.outputs(y), by.astype(np.float64)[:, None]
 
 
-def _blanked(outputs: Sequence[Matrix], padding: Sequence[NDArray[np.bool_] | None]) -> list[Matrix]:
-    """Zeros where there is padding."""
-    pairs = zip(outputs, padding, strict=True)
-    return [array if blank is None else np.where(blank, 0.0, array) for array, blank in pairs]
+def _blanked(outputs: Sequence[Array], padding: Sequence[NDArray[np.bool_] | None]) -> list[Matrix]:
+    """As float64, with zeros where there is padding."""
+    return [blanked(array.astype(np.float64), blank) for array, blank in zip(outputs, padding, strict=True)]
 
 
 class _Lanes:
@@ -273,8 +273,8 @@ class _Lanes:
     ) -> None:
         self._fixed = batches.fixed
         self._graph, self._projection, self._behind = graph, projection, behind
-        self._outputs, self._provider, self._mask = outputs, provider, mask
-        self._by_position = frozenset[str]() if mask is None else shaped_alike(graph.model, mask)
+        self._outputs, self._provider = outputs, provider
+        self._padding = Padding(graph.model, mask)
         self._front = behind.front(graph, provider, projection.tap)
         self._whole = original
         self._back: Session | None = None
@@ -291,9 +291,8 @@ class _Lanes:
         floats = [place for place, array in enumerate(wanted) if _is_float(array)]
         if not floats or not (_is_float(x) and _is_float(y)) or min(x.ndim, y.ndim) < 2:
             return None
-        mask = None if self._mask is None else batch.feeds[self._mask]
-        padding = [padding_of(mask, wanted[place], whole=self._outputs[place] in self._by_position) for place in floats]
-        given = _blanked([wanted[place].astype(np.float64) for place in floats], padding)
+        padding = [self._padding.of(batch, wanted[place], self._outputs[place]) for place in floats]
+        given = _blanked([wanted[place] for place in floats], padding)
         if any(not array.ndim or len(array) != batch.rows for array in given):
             return None
         if not all(np.isfinite(array).all() for array in (x, y, *given)):
@@ -302,7 +301,12 @@ class _Lanes:
         if batch.rows > 1 and self._fixed:  # a whole batch, with rows in it that are held out
             fit = ~rows_held_out(np.arange(batch.rows), batch.rows, batch)
         at = Positions(self._projection, x, y)
-        return _Seen(self._back, at, at.are_rows(batch.rows), fed, given, floats, padding, fit)
+        by_rows = at.are_rows(batch.rows)
+        counted = fit if by_rows else at.of_rows(fit)
+        blank = None if self._projection.patch is not None else self._padding.of(batch, y)
+        if blank is not None:
+            counted = counted & ~np.repeat(blank.ravel(), len(counted) // blank.size)
+        return _Seen(self._back, at, by_rows, fed, given, floats, padding, fit, counted)
 
 
 def _is_float(array: Any) -> bool:
@@ -353,8 +357,9 @@ def _differentiated(seen: Sequence[_Seen], moves: Sequence[Move]) -> tuple[Matri
 
 def _sizes(seen: Sequence[_Seen], moves: Sequence[Move]) -> NDArray[np.float64] | None:
     """Of each move: what moves its output by a small part of the deviation. None where nothing computed varies."""
-    fits = [part.fit if part.by_rows else part.at.of_rows(part.fit) for part in seen]
-    y = np.concatenate([part.at.computed[fit] for part, fit in zip(seen, fits, strict=True)]).astype(np.float64)
+    y = np.concatenate([part.at.computed[part.counted] for part in seen]).astype(np.float64)
+    if not len(y):
+        return None
     deviation = y.std(0)
     widest = float(deviation.max())
     if not np.isfinite(widest) or widest <= 0:
@@ -365,10 +370,6 @@ def _sizes(seen: Sequence[_Seen], moves: Sequence[Move]) -> NDArray[np.float64] 
     for number, move in enumerate(moves):
         power = 1.0
         if move.i is not None:
-            powers = (
-                float((part.at.by(move)[fit].astype(np.float64) ** 2).sum())
-                for part, fit in zip(seen, fits, strict=True)
-            )
-            power = sum(powers) / len(y)
+            power = sum(float((part.at.by(move)[part.counted].astype(np.float64) ** 2).sum()) for part in seen) / len(y)
         sizes[number] = wanted[move.j] / np.sqrt(power) if power > 0 else 0.0
     return sizes

@@ -34,6 +34,7 @@ from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.layers import Layer
+from onnxdpp.graph.padding import Padding, blanked
 from onnxdpp.planning import Target
 from onnxdpp.solving import Solution
 
@@ -127,8 +128,11 @@ class Details:
             found = _neurons(solution.observed, target.part, solution.keep, self._rule)
         self.layers[target.name] = found
 
-    def compare(self, original: Graph, pruned: ModelProto, batches: Batches, provider: str) -> None:
-        """Run both models over all rows once more, for how far each row of each float output moves."""
+    def compare(
+        self, original: Graph, pruned: ModelProto, batches: Batches, provider: str, mask: str | None = None
+    ) -> None:
+        """Run both models over all rows once more, for how far each row of each float output moves, padding aside."""
+        padding = Padding(original.model, mask)
         before, after = (Session(model, provider, original.folder) for model in (original.model, pruned))
         left_out = original.random_values | original.counting_values
         places = {name: place for place, (name, _, _) in enumerate(before.outputs) if name not in left_out}
@@ -137,7 +141,7 @@ class Details:
         for batch in batches:
             old, new = before.run(batch), after.run(batch)
             for name, place in places.items():
-                found = _moved(old[place], new[place], batch.rows)
+                found = _moved(old[place], new[place], batch.rows, padding.of(batch, old[place], name))
                 if found is not None:
                     gaps[name].append(found[0].astype(np.float32))
                     powers[name] += found[1]
@@ -231,11 +235,11 @@ def _readers(solution: Solution) -> NDArray[np.intp]:
     return np.sort(counts)[::-1]
 
 
-def _moved(old: Array, new: Array, rows: int) -> tuple[Matrix, float] | None:
+def _moved(old: Array, new: Array, rows: int, padding: NDArray[np.bool_] | None) -> tuple[Matrix, float] | None:
     """The norm of each row's change, and the sum of squares of the original; None where that has no meaning."""
     if not (isinstance(old, np.ndarray) and old.dtype.kind == "f" and old.ndim and len(old) == rows):
         return None
-    before, after = (part.reshape(rows, -1).astype(np.float64) for part in (old, new))
+    before, after = (blanked(part, padding).reshape(rows, -1).astype(np.float64) for part in (old, new))
     sound = np.isfinite(before)
     gaps = np.where(sound, after - before, 0)
     return np.sqrt(np.einsum("ij,ij->i", gaps, gaps)), float((before[sound] ** 2).sum())

@@ -18,6 +18,7 @@ from onnxdpp.graph.calibration import Session, choose_provider
 from onnxdpp.graph.external import data_files
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.model import FileInfo, save_model
+from onnxdpp.graph.padding import Padding, check_mask
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.interface import check_interface, joint
 from onnxdpp.labelled import open_labelled
@@ -50,6 +51,7 @@ def evaluate(
     provider: str = "auto",
     batch_size: int | None = None,
     max_rows: int | None = None,
+    mask: str | None = None,
     seed: int = 0,
     threads: int = 1,
     latency: bool = True,
@@ -75,6 +77,8 @@ def evaluate(
     provider : {"auto", "cpu", "cuda"}
     batch_size, max_rows : int, optional
         Rows per run; rows to use, evenly spaced.
+    mask : str, optional
+        An input whose zeros mark padding: outputs are not compared there.
     seed : int
         Of random data.
     threads : int
@@ -114,6 +118,7 @@ def evaluate(
     one, other = (Session(graph.model, where, graph.folder) for graph in (before, after))
     check_interface(one, other)
     inputs = joint(input_specs(before.model), input_specs(after.model))
+    check_mask(mask, inputs)
     rows = {"batch_size": checked.batch_size, "max_rows": checked.max_rows, "seed": checked.seed}
     batches = open_labelled(data, inputs, labels, **rows)
     found = differences(
@@ -124,6 +129,7 @@ def evaluate(
         random_values=before.random_values | after.random_values,
         counting_values=before.counting_values | after.counting_values,
         labels=labels,
+        padding=Padding(before.model, mask),
     )
     del one, other
     first = next(iter(batches))
@@ -158,7 +164,7 @@ def evaluate(
         notices=notices,
         options={
             "original": named(original), "pruned": named(pruned), "data": named(data), "labels": labels,
-            "provider": provider, **rows, "threads": threads, "latency": latency, "memory": memory,
+            "provider": provider, **rows, "mask": mask, "threads": threads, "latency": latency, "memory": memory,
             **limits.as_given(None if baseline is None else named(baseline)),
         },
         versions=versions(),
@@ -177,6 +183,8 @@ class Trial:
     batches : Batches
     labels : str or None
         Which of the feeds are no input, but the classes of the rows.
+    mask : str or None
+        Which of the inputs marks padding by zeros.
     held_out : bool
         Every fifth row of `batches`, and not all of them: those that are not fitted.
     known : Discrepancy or None
@@ -185,6 +193,7 @@ class Trial:
 
     batches: Batches
     labels: str | None = None
+    mask: str | None = None
     held_out: bool = False
     known: Discrepancy | None = None
 
@@ -200,6 +209,7 @@ class Trial:
             random_values=before.random_values,
             counting_values=before.counting_values,
             labels=self.labels,
+            padding=Padding(before.model, self.mask),
             held_out=self.held_out,
         )
         first = next(iter(self.batches))

@@ -16,6 +16,7 @@ from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.external import tensor_array
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, attribute
 from onnxdpp.graph.names import Names
+from onnxdpp.graph.padding import NO_PADDING, Padding
 from onnxdpp.graph.walking import all_nodes, all_tensors, quoted
 
 FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
@@ -164,6 +165,7 @@ def compare(
     progress: Callable[[int], None] = lambda rows: None,
     *,
     held_out: bool = False,
+    mask: str | None = None,
     before: Session | None = None,
 ) -> Discrepancy:
     """Run a model and what became of it over all batches, and compare their outputs.
@@ -179,6 +181,8 @@ def compare(
         Told the number of rows of each batch.
     held_out : bool
         Compare only every fifth row: those that a contest, or a goal, leaves out of the fit.
+    mask : str, optional
+        An input whose zeros mark padding, which is not compared.
     before : Session, optional
         Of the original, where there is one already.
 
@@ -194,7 +198,8 @@ def compare(
         raise ModelError("The pruned model would have other inputs or outputs than the original.")
     return differences(
         before, after, batches, progress,
-        random_values=original.random_values, counting_values=original.counting_values, held_out=held_out, finite=True,
+        random_values=original.random_values, counting_values=original.counting_values,
+        padding=Padding(original.model, mask), held_out=held_out, finite=True,
     )  # fmt: skip
 
 
@@ -207,6 +212,7 @@ def differences(
     random_values: Collection[str] = (),
     counting_values: Collection[str] = (),
     labels: str | None = None,
+    padding: Padding = NO_PADDING,
     held_out: bool = False,
     finite: bool = False,
 ) -> Discrepancy:
@@ -225,6 +231,8 @@ def differences(
         Nor are those of these names, once they have another shape in the other model.
     labels : str, optional
         Which of the feeds are no input, but the classes of the rows.
+    padding : Padding, optional
+        What of the outputs is not compared.
     held_out : bool
         Compare only every fifth row.
     finite : bool
@@ -266,10 +274,11 @@ def differences(
                     f"Output {quoted(name)} is {b.dtype} {b.shape} in the pruned model, {a.dtype} {a.shape} in the "
                     "original."
                 )
+            blank = padding.of(batch, a, name)
             if held_out and a.ndim and len(a):
                 which = rows_held_out(np.arange(len(a)), len(a), batch)
-                a, b = a[which], b[which]
-            lost = found[name].add(a, b, classes)
+                a, b, blank = a[which], b[which], None if blank is None else blank[which]
+            lost = found[name].add(a, b, classes, blank)
             if lost and finite:
                 raise ModelError(
                     f"Output {quoted(name)} of the pruned model is not finite for rows {batch.first} to "

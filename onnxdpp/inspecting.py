@@ -7,6 +7,7 @@ from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import find_layers
+from onnxdpp.graph.padding import check_mask
 from onnxdpp.graph.projections import find_projections, weighted_nodes
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.opening import Data, Model, Progress, opened, size_of, versions
@@ -28,6 +29,7 @@ def inspect(
     seed: int = 0,
     provider: str = "auto",
     max_rows: int | None = None,
+    mask: str | None = None,
     progress: Progress = lambda text, fraction: None,
 ) -> dict[str, Any]:
     """What of a model can be pruned, and what cannot, and why.
@@ -46,6 +48,7 @@ def inspect(
     provider : {"auto", "cpu", "cuda"}
     max_rows : int, optional
         Rows to use, evenly spaced.
+    mask : as for `prune`, optional
     progress : callable (text, fraction), optional
 
     Returns
@@ -59,10 +62,12 @@ def inspect(
         All of them OnnxdppError; see `onnxdpp.errors`.
     """
     options = Options(
-        "auto", method="dpp", kernel=kernel, beta=beta, epsilon=epsilon, seed=seed, provider=provider, max_rows=max_rows
-    )
+        "auto", method="dpp", kernel=kernel, beta=beta, epsilon=epsilon, seed=seed, provider=provider,
+        max_rows=max_rows, mask=mask,
+    )  # fmt: skip
     proto, folder, info = opened(model)
     graph = Graph(in_order(proto), folder)
+    check_mask(mask, inputs := input_specs(graph.model))
     layers, no_neurons = find_layers(graph)
     projections, no_edges = find_projections(graph)
     operators = {name: graph.nodes[index].op_type for index, name in weighted_nodes(graph).items()}
@@ -72,7 +77,7 @@ def inspect(
     if layers and (verify or calib is not None):
         where, told = choose_provider(provider)
         source = "random:8" if calib is None else calib
-        batches = open_batches(source, input_specs(graph.model), max_rows=options.max_rows, seed=options.seed)
+        batches = open_batches(source, inputs, max_rows=options.max_rows, seed=options.seed)
         if verify:
             tested = check_layers(graph, layers, next(iter(batches)), where, options.seed, progress)
             verdicts = {part.name: part for part in tested}

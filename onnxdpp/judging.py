@@ -19,9 +19,8 @@ from onnxdpp.errors import OnnxdppError
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
-from onnxdpp.graph.inputs import shaped_alike
+from onnxdpp.graph.padding import Padding
 from onnxdpp.graph.samples import picked, spread, stacked
-from onnxdpp.graph.taps import covers
 
 ROWS = 2048
 BATCH = 256
@@ -70,7 +69,7 @@ class Judge:
         self._graph = graph
         self._batches = batches
         self._provider = provider
-        self._mask = mask
+        self._padding = Padding(graph.model, mask)
 
     def judge(self, model: ModelProto) -> Judgement | None:
         """A model with the same outputs; None where there is nothing to compare."""
@@ -137,19 +136,12 @@ class Judge:
                 parts.append(self._held_out(given[place], session.outputs[place][0], batch))
         return [_joined(parts) for parts in found if parts]
 
-    @cached_property
-    def _by_position(self) -> frozenset[str]:
-        """Outputs with one number for each entry of the mask."""
-        return frozenset() if self._mask is None else shaped_alike(self._graph.model, self._mask)
-
     def _held_out(self, output: Array, name: str, batch: Batch) -> Array:
-        mask = None if self._mask is None else batch.feeds[self._mask]
-        if mask is not None and not covers(mask, output, whole=name in self._by_position):
-            mask = None
+        padding = self._padding.of(batch, output, name)
         if self._batches.fixed and output.ndim and batch.rows > 1:
             held = rows_held_out(np.arange(len(output)), len(output), batch)
-            output, mask = output[held], None if mask is None else mask[held]
-        return output if mask is None else np.asarray(output[mask != 0])
+            output, padding = output[held], None if padding is None else padding[held]
+        return output if padding is None else np.asarray(output[~padding])
 
 
 def best_of(judgements: Sequence[Judgement]) -> int:

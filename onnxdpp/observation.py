@@ -21,6 +21,7 @@ from onnxdpp.graph.batches import Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Observer, Seen
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.layers import Layer
+from onnxdpp.graph.padding import Padding
 from onnxdpp.graph.patches import Patch
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.taps import PER_COLUMN, Sampling, Tap, observations
@@ -224,6 +225,7 @@ def observe(
         return [Accumulator(part.weights, paired=observer.paired, left=part.left, between=between) for part in wanted]
 
     lanes = [(accumulators(), accumulators() if split else None) for _ in range(count)]
+    padding = Padding(base.model, options.mask)
     sampling = [Sampling(PER_COLUMN * len(part.weights), batches.rows, options.seed) for part in wanted]
     pending: list[Future[None] | None] = [None] * count
     done = 0
@@ -231,8 +233,7 @@ def observe(
         lane = number % count
         if (before := pending[lane]) is not None:
             before.result()
-        mask = _mask(options.mask, batch)
-        pending[lane] = executor.submit(_accumulate, lanes[lane], wanted, sampling, seen, batch, mask)
+        pending[lane] = executor.submit(_accumulate, lanes[lane], wanted, sampling, seen, batch, padding)
         done += batch.rows
         progress(done / batches.rows)
     for future in pending:
@@ -267,11 +268,12 @@ def _accumulate(
     sampling: Sequence[Sampling],
     seen: Mapping[str, Seen],
     batch: Batch,
-    mask: Array | None,
+    padding: Padding,
 ) -> None:
     for number, (reading, sample) in enumerate(zip(wanted, sampling, strict=True)):
         value = seen[reading.tap.value]
-        for row, x, original in observations(reading.tap, value, batch.first, sample, mask, batch.rows):
+        blank = padding.of(batch, value.now)
+        for row, x, original in observations(reading.tap, value, batch.first, sample, blank, batch.rows):
             if lane[1] is None:
                 _update(lane[0][number], reading, x, original)
                 continue
@@ -290,7 +292,3 @@ def _element_type(graph: Graph, projection: Projection) -> int:
     array = graph.array(graph.nodes[projection.node].input[1])
     assert array is not None
     return int(helper.np_dtype_to_tensor_dtype(array.dtype))
-
-
-def _mask(name: str | None, batch: Batch) -> Array | None:
-    return None if name is None else batch.feeds[name]

@@ -103,7 +103,7 @@ def _near_enough(job: Job, model: ModelProto) -> bool:
     goal = job.options.target_discrepancy
     if goal is None:
         return True
-    return compare(job.graph, model, job.batches, job.provider, held_out=True).worst <= goal
+    return compare(job.graph, model, job.batches, job.provider, held_out=True, mask=job.options.mask).worst <= goal
 
 
 def _movable(graph: Graph, todo: Plan) -> list[Projection]:

@@ -10,10 +10,11 @@ changes of the model's outputs, relative to their own size, are the columns of J
 another (tokens, pixels), the signs make what crosses between them cancel on average, and M is the sum over positions.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache, partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.errors import ModelError, OnnxdppError
@@ -21,10 +22,9 @@ from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
-from onnxdpp.graph.inputs import shaped_alike
+from onnxdpp.graph.padding import Padding, blanked
 from onnxdpp.graph.projections import Projection, weighted_nodes
 from onnxdpp.graph.samples import picked, spread, stacked
-from onnxdpp.graph.taps import padding_of
 from onnxdpp.graph.walking import quoted
 from onnxdpp.observation import Reading
 
@@ -59,7 +59,7 @@ class Sensitivity:
         self._graph = graph
         self._batches = batches
         self._provider = provider
-        self._mask = mask
+        self._padding = Padding(graph.model, mask)
         self._nodes = {name: index for index, name in weighted_nodes(graph).items()}
         self._known: dict[str, Matrix | str] = {}
         self._unknown: dict[str, str] = {}  # layer -> why its errors count alike
@@ -130,18 +130,12 @@ class Sensitivity:
         back = behind.back(self._graph, behind.values(front, self._rows[0]), outputs, self._provider)
 
         def moved(batch: Batch) -> _Moved:
-            values, mask = behind.values(front, batch), batch.feeds.get(self._mask or "")
-            return _Moved(back, value, values, projection.axis, mask, self._by_position)
+            return _Moved(back, value, behind.values(front, batch), projection.axis, partial(self._padding.of, batch))
 
         with np.errstate(over="ignore", invalid="ignore"):
             rows = max(1, min(rows, MOST_BYTES * self._rows[0].rows // moved(self._rows[0]).taken))
             felt = _felt([moved(batch) for batch in self._sample(rows)])
         return NOT_FELT if felt is None else felt
-
-    @cached_property
-    def _by_position(self) -> frozenset[str]:
-        """Outputs with one number for each entry of the mask."""
-        return frozenset() if self._mask is None else shaped_alike(self._graph.model, self._mask)
 
     @cached_property
     def _rows(self) -> list[Batch]:
@@ -167,18 +161,16 @@ class _Moved:
         value: str,
         values: Mapping[str, Array],
         axis: int,
-        mask: Array | None,
-        by_position: Collection[str],
+        padding: Callable[..., NDArray[np.bool_] | None],
     ) -> None:
         self._back = back
-        self._by_position = by_position
         self._name = back.inputs[0][0]
         self._feeds = {name: array for name, array in values.items() if name != value}
-        self._mask = mask
+        self._padding = padding
         self._axis = axis
         self._y = np.moveaxis(values[value], axis, -1)
         signs = np.random.default_rng(0).choice(np.array([-1.0, 1.0]), size=self._y.shape[:-1])
-        self._signs = _unpadded(signs[..., None], mask)[..., 0]
+        self._signs = blanked(signs, padding(self._y))
         self._still = self._run(self._y)
 
     @property
@@ -217,17 +209,11 @@ class _Moved:
         feeds = {self._name: np.ascontiguousarray(np.moveaxis(y, -1, self._axis)), **self._feeds}
         given = self._back.run(Batch(feeds, 0, 1))
         floats = [
-            _unpadded(array, self._mask, whole=name in self._by_position)
+            blanked(array, self._padding(array, name))
             for (name, *_), array in zip(self._back.outputs, given, strict=True)
             if isinstance(array, np.ndarray) and array.dtype.kind == "f"
         ]
         return [np.where(np.isfinite(array), array, 0).astype(np.float64) for array in floats]
-
-
-def _unpadded(array: Array, mask: Array | None, *, whole: bool = False) -> Array:
-    """Zero where the mask, over its leading axes, is; with `whole` it may have all of them."""
-    padding = padding_of(mask, array, whole=whole)
-    return array if padding is None else np.where(padding, 0, array)
 
 
 def _felt(moved: Sequence[_Moved]) -> Matrix | None:

@@ -169,6 +169,7 @@ VALUES = click.option(
     "--values", default="same", show_default=True, metavar="same|float16", help="Of packed weights: rounded or not."
 )
 MAX_ROWS = click.option("--max-rows", type=int, metavar="N", help="Use N rows, evenly spaced over the data.")
+MASK = click.option("--mask", metavar="NAME", help="An input whose zeros mark padding, which counts for nothing.")
 
 
 def conclude(

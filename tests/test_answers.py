@@ -9,13 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from onnxdpp.answers import Answers
+from onnxdpp.graph.padding import blanked
 
 MATRIX = arrays(np.float64, st.tuples(st.integers(1, 9), st.integers(1, 5)), elements=st.integers(-50, 50))
 
 
-def apart(before: Any, after: Any, labels: Any = None) -> Answers:
+def apart(before: Any, after: Any, labels: Any = None, padding: Any = None) -> Answers:
     found = Answers()
-    found.add(np.asarray(before), np.asarray(after), None if labels is None else np.asarray(labels))
+    found.add(np.asarray(before), np.asarray(after), None if labels is None else np.asarray(labels), padding)
     return found
 
 
@@ -49,6 +50,32 @@ def test_batches_do_not_matter(x: np.ndarray, seed: int, cut: int) -> None:
         if len(x[piece]):
             parts.add(x[piece], y[piece])
     assert whole.result() == parts.result()
+
+
+@given(arrays(np.float64, (4, 3, 2), elements=st.integers(-50, 50)), arrays(np.bool_, (4, 3)))
+def test_padding_counts_for_nothing(x: np.ndarray, padding: np.ndarray) -> None:
+    """Whatever stands there: what is measured is what is left."""
+    y = np.random.default_rng(0).permuted(x, axis=1)
+    found, left = Answers(), Answers()
+    assert found.add(x, blanked(y, padding, np.nan), padding=padding) == 0
+    left.add(x[~padding][:, None], y[~padding][:, None])
+    figures = ("relative_l2", "max_abs", "cosine")
+    assert [found.result().get(name) for name in figures] == [left.result().get(name) for name in figures]
+
+
+@pytest.mark.parametrize(("kind", "agreement"), [(np.float32, 0.5), (np.int64, 0.75)])
+def test_agreement_leaves_padding_out(kind: type, agreement: float) -> None:
+    """Scores of places: the best of the first two, of which the last row has none. Whole numbers: 4 of them."""
+    before = np.array([[1, 2, 9], [2, 1, 9], [5, 5, 5]], kind)
+    after = np.array([[1, 2, 0], [1, 2, 0], [7, 7, 7]], kind)
+    after[1] = [2, 3, 0]
+    padding = np.array([[0, 0, 1], [0, 0, 1], [1, 1, 1]], bool)
+    assert apart(before, after, padding=padding).result()["agreement"] == agreement
+
+
+def test_labels_of_rows_that_are_padding_do_not_count() -> None:
+    found = apart(np.eye(3), np.eye(3), [0, 2, 1], padding=np.array([False, False, True]))
+    assert (found.tally.rows, found.tally.before) == (2, 1)
 
 
 def test_figures_by_hand() -> None:

@@ -22,11 +22,11 @@ PATCH = Patch((2, 2), (1, 1), (1, 1), (0, 0, 0, 0))
 EVERYTHING = Sampling(10**9, 1, 0)
 
 
-def collected(tap: Tap, value: Array, sampling: Sampling, cuts: list[int], mask: Array | None = None) -> Array:
+def collected(tap: Tap, value: Array, sampling: Sampling, cuts: list[int], padding: Array | None = None) -> Array:
     """The rows of a value that comes in batches."""
     parts, first = [], 0
     for batch in np.split(value, cuts):
-        own = None if mask is None else mask[first : first + len(batch)]
+        own = None if padding is None else padding[first : first + len(batch)]
         parts += [now for _, now, _ in observations(tap, Seen(batch, None), first, sampling, own)]
         first += len(batch)
     return np.concatenate(parts)
@@ -77,20 +77,15 @@ def test_dense_rows_are_all_leading_axes() -> None:
     np.testing.assert_array_equal(collected(Tap("v"), x, EVERYTHING, [1]), x.reshape(-1, 5))
 
 
-def test_masked_rows_are_left_out() -> None:
+def test_padding_is_left_out() -> None:
     x, mask = normal(3, 4, 5), np.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]])
-    np.testing.assert_array_equal(collected(Tap("v"), x, EVERYTHING, [2], mask), x[mask != 0])
+    np.testing.assert_array_equal(collected(Tap("v"), x, EVERYTHING, [2], mask == 0), x[mask != 0])
 
 
 def test_each_row_is_said_of_which_calibration_row_it_is() -> None:
     x, mask = normal(3, 4, 5), np.array([[1, 1, 0, 0], [1, 1, 1, 1], [0, 0, 0, 1]])
-    ((owner, _, _),) = observations(Tap("v"), Seen(x, None), 0, EVERYTHING, mask)
+    ((owner, _, _),) = observations(Tap("v"), Seen(x, None), 0, EVERYTHING, mask == 0)
     assert owner.tolist() == [0, 0, 1, 1, 1, 1, 2]
-
-
-def test_mask_that_does_not_cover_a_value_is_not_asked() -> None:
-    x = normal(3, 5)
-    np.testing.assert_array_equal(collected(Tap("v"), x, EVERYTHING, [], np.zeros((3, 4))), x)
 
 
 def test_rows_of_the_original_come_with_those_of_the_pruned_model() -> None:

@@ -8,7 +8,6 @@ from models import Array, graph_of, model, node, normal, run
 from onnx import ModelProto
 
 import onnxdpp
-from onnxdpp.errors import UsageError
 from onnxdpp.graph.layers import find_layers
 from onnxdpp.graph.operators import OPERATORS
 
@@ -238,12 +237,6 @@ def test_masked_positions_are_not_observed() -> None:
     masked = onnxdpp.prune(transformer(), {"x": wild, "mask": mask}, **options)
     assert plain.report["layers"][0]["observations"] == int(mask.sum())
     assert masked.model == plain.model
-
-
-def test_mask_that_is_no_input_is_refused() -> None:
-    data = {"x": normal(9, 6, 4), "mask": np.ones((9, 6), np.int64)}
-    with pytest.raises(UsageError, match=r"The mask 'masque' is no input of the model. Its inputs: 'x', 'mask'"):
-        onnxdpp.prune(transformer(), data, keep=0.5, mask="masque", provider="cpu")
 
 
 def test_verify_says_that_sound_layers_are_sound() -> None:

@@ -78,7 +78,7 @@ def _order(positions: int, seed: int) -> NDArray[np.intp]:
 
 
 def observations(
-    tap: Tap, seen: Seen, first: int, sampling: Sampling, mask: Array | None, rows: int | None = None
+    tap: Tap, seen: Seen, first: int, sampling: Sampling, padding: NDArray[np.bool_] | None, rows: int | None = None
 ) -> Iterator[tuple[NDArray[np.intp], Array, Array | None]]:
     """What enters a projection: rows in the model as pruned so far, and in the original where that differs.
 
@@ -90,8 +90,8 @@ def observations(
     first : int
         Number of the batch's first calibration row.
     sampling : Sampling
-    mask : array or None
-        Zero where rows are padding, over leading axes of the value; rows of values with other axes all count.
+    padding : bool array or None
+        Where the value is padding, over leading axes of it. That of patches is not looked at.
     rows : int, optional
         Calibration rows of the batch. The value's first axis may be longer by a whole factor (time, folded into it).
 
@@ -108,8 +108,8 @@ def observations(
             if seen.now.ndim > 1
             else np.zeros(1, np.intp)
         )
-        if mask is not None and covers(mask, seen.now):
-            kept = np.repeat(mask.ravel() != 0, prod(seen.now.shape[mask.ndim : -1]))
+        if padding is not None:
+            kept = np.repeat(~padding.ravel(), prod(seen.now.shape[padding.ndim : -1]))
             now, original, owner = now[kept], None if original is None else original[kept], owner[kept]
         yield owner, now, original
         return
@@ -127,21 +127,6 @@ def observations(
             tap.patch.rows(now[used], part - part[0], positions),
             None if original is None else tap.patch.rows(original[used], part - part[0], positions),
         )
-
-
-def covers(mask: Array, value: Array, *, whole: bool = False) -> bool:
-    """Whether `mask` has the leading axes of `value`, so that it says which of its rows are padding.
-
-    With `whole`, it may have all of them, and say which entries are.
-    """
-    return mask.ndim < value.ndim + whole and value.shape[: mask.ndim] == mask.shape
-
-
-def padding_of(mask: Array | None, value: Array, *, whole: bool = False) -> NDArray[np.bool_] | None:
-    """Where a value is padding, to be broadcast; None where the mask has no say in it. `whole`: see `covers`."""
-    if mask is None or not covers(mask, value, whole=whole):
-        return None
-    return np.asarray(mask == 0).reshape(mask.shape + (1,) * (value.ndim - mask.ndim))
 
 
 def _channels(tap: Tap, x: Array) -> Array:
