@@ -13,7 +13,7 @@ from onnxdpp.evaluating import Trial, check_labels
 from onnxdpp.evaluation import compare, macs_per_row
 from onnxdpp.forms import grown, proven_form, weighed
 from onnxdpp.gates import Limits, verdicts
-from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
+from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.checking import check_model
 from onnxdpp.graph.external import has_external_data
@@ -191,7 +191,7 @@ def prune(
         Instead of `keep`: how large the file is at most.
     target_discrepancy : float, optional
         Instead of `keep`: the smallest model whose worst output is no further than this from the original's (relative
-        L2) on every fifth row, which is not fitted.
+        L2) on every fifth row, which pruning does not see.
     allocation : {"auto", "measured", "uniform"}
         How a target is spread over the layers: by what each does to the outputs, evenly, or by whichever of both brings
         the outputs nearer on rows held out.
@@ -210,7 +210,7 @@ def prune(
         The array of `data` that holds the class of each row.
     max_discrepancy, max_accuracy_drop, min_agreement, max_size_ratio, min_speedup : float, optional
         Gates, see `onnxdpp.gates.Limits`; the report's ``gates`` say which are passed. Those on answers look at `data`;
-        without, at every fifth calibration row, which is not fitted then.
+        without, at every fifth calibration row, which pruning does not see then.
     baseline : report or path of one, optional
         Of an earlier run: one more gate for each figure there.
     details : bool
@@ -262,26 +262,27 @@ def prune(
     size, seed = options.batch_size, options.seed
     batches = open_batches(calib, inputs, batch_size=size, max_rows=options.max_rows, seed=seed)
     check_mask(mask, inputs)
-    trial = None
+    fitted, judged, trial = batches, None, None
+    if options.target_discrepancy is not None:
+        fitted, judged = batches.parted("a keep")
+    elif data is None and limits.on_answers:
+        fitted, judged = batches.parted("--data")
     if data is not None:
         trial = Trial(open_labelled(data, inputs, labels, batch_size=size, seed=seed), labels, mask=mask)
-    elif limits.on_answers and batches.rows < HELD_OUT:
-        raise UsageError(f"Of {batches.rows} calibration rows none can be held out for a gate. Give more, or --data.")
-    elif limits.on_answers:
-        trial = Trial(batches, mask=mask, held_out=True)
-    job = Job.of(graph, options, batches, where, progress)
+    elif limits.on_answers and judged is not None:
+        trial = Trial(judged, mask=mask, held_out=True)
+    job = Job.of(graph, options, fitted, where, progress, judged)
     if options.has_goal:
         todo, told_of_goal = allocate(job, todo)
         notices += told_of_goal
     job, rivals = rivalled(job, todo)
-    hold_out = options.target_discrepancy is not None or (trial is not None and trial.held_out)
     if options.sweeps:
         _, results, _ = execute(job, todo, hold_out=True)
         todo, gained = swept(job, todo, results)
         notices.append(gained)
     seen = _details(options) if details else None
     watch = None if seen is None else seen.watch
-    pruned, results, left = execute(job, todo, scratch=scratch, hold_out=hold_out, watch=watch)
+    pruned, results, left = execute(job, todo, scratch=scratch, watch=watch)
     if options.polish:
         pruned, gained = polished(job, pruned, todo, scratch)
         notices.append(gained)
@@ -309,6 +310,7 @@ def prune(
     files, told_of_files = weighed(form, folder, where)
     notices += [
         *batches.notices,
+        *(notice for notice in fitted.notices if notice not in batches.notices),
         *discrepancy.notices,
         *_few_rows(results, left),
         *job.sensitivity.notices,

@@ -263,19 +263,13 @@ def _bisect(count: int, reached: Callable[[int], bool]) -> int | None:
 
 def _good_enough(job: Job, path: Sequence[Counts], todo: Plan) -> Plan:
     """The smallest model on the path whose worst output is near enough on rows that were not fitted."""
-    goal, rows = float(job.options.target_discrepancy or 0.0), job.batches.rows
-    if rows < HELD_OUT:
-        raise UsageError(
-            f"target_discrepancy is judged on every fifth row, and there are {rows}. Give more, or a keep."
-        )
-
+    goal, judged = float(job.options.target_discrepancy or 0.0), job.judged
+    assert judged is not None  # as with all jobs that have this goal
     original = Recalled(job.graph.model, job.provider, job.graph.folder)
 
     def too_far(index: int) -> bool:
-        model, _, _ = execute(job, _planned(todo, path[index]), hold_out=True)
-        worst = compare(
-            job.graph, model, job.batches, job.provider, held_out=True, mask=job.options.mask, before=original
-        ).worst
+        model, _, _ = execute(job, _planned(todo, path[index]))
+        worst = compare(job.graph, model, judged, job.provider, mask=job.options.mask, before=original).worst
         if math.isnan(worst):
             raise UsageError("target_discrepancy finds no output to compare. Give a keep instead.")
         return worst > goal

@@ -216,7 +216,7 @@ def prune(
     Patterns are case-sensitive globs on layer names, as `onnxdpp inspect` shows them.
 
     If a gate is missed, OUT is not written and the exit code is 1. Gates on answers look at --data; without, at every
-    fifth row of --calib, which is not fitted then.
+    fifth row of --calib, which pruning does not see then.
     """
     with importing():
         from onnxdpp.api import prune as run
@@ -369,8 +369,8 @@ def compare(
 ) -> None:
     """Show what each method makes of MODEL: its error against the parameters that are left.
 
-    Nothing is fitted to the rows that errors are measured on. Without --labels an error is the relative L2 of the
-    worst output.
+    Nothing is fitted to the rows that errors are measured on, or chosen by them. Without --labels an error is the
+    relative L2 of the worst output.
     """
     with importing():
         from onnxdpp.comparing import KEEPS, compare_methods, parse_keeps

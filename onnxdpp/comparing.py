@@ -1,7 +1,7 @@
 """The Python interface of `onnxdpp compare`: methods side by side, each to the same sizes, judged on the same rows.
 
-Those rows are never fitted: they are other data, or every fifth calibration row, which no run then fits. `random` is
-always among the methods: one that does not beat it does nothing.
+Those rows are never fitted, and no candidate is chosen by them: they are other data, or every fifth calibration row,
+which then no run sees. `random` is always among the methods: one that does not beat it does nothing.
 """
 
 import math
@@ -18,7 +18,7 @@ from onnxdpp.algebra.selection import METHODS
 from onnxdpp.curves import CLASSIFICATION, DISTANCE, HELD_OUT_ROWS, Comparison, Run
 from onnxdpp.errors import DataError, ModelError, UsageError
 from onnxdpp.evaluation import compare, parameters
-from onnxdpp.graph.batches import HELD_OUT, input_specs, open_batches
+from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.graph.calibration import choose_provider
 from onnxdpp.graph.external import has_external_data
 from onnxdpp.graph.index import Graph
@@ -116,9 +116,7 @@ def parse_keeps(text: str) -> tuple[float, ...]:
         raise UsageError(f"keep is {text!r}; it must be fractions with commas between, such as 0.9,0.5,0.1.") from None
 
 
-def make_runs(
-    job: Job, question: Question, measure: Callable[[ModelProto], float], *, hold_out: bool
-) -> tuple[list[Run], list[str]]:
+def make_runs(job: Job, question: Question, measure: Callable[[ModelProto], float]) -> tuple[list[Run], list[str]]:
     """Prune the model again and again.
 
     Parameters
@@ -128,8 +126,6 @@ def make_runs(
     question : Question
     measure : callable
         The error of a pruned model.
-    hold_out : bool
-        Whether every fifth row stays out of all fits.
 
     Returns
     -------
@@ -155,7 +151,7 @@ def make_runs(
         scratch = Scratch(active=has_external_data(job.graph.model))
         try:
             chosen, _ = rivalled(replace(quiet, options=own), todo)
-            model, _, _ = execute(chosen, todo, scratch=scratch, hold_out=hold_out)
+            model, _, _ = execute(chosen, todo, scratch=scratch)
             error = measure(model)
             size = parameters(model, job.graph.folder)[1]
         except (ModelError, DataError) as caught:
@@ -214,7 +210,7 @@ def compare_methods(
     match : {"parameters"}, optional
         With both units: `keeps` are the edges', and as many neurons stay as weigh the same (see `onnxdpp.matching`).
     data : as `calib`, optional
-        What the errors are measured on. Default: every fifth calibration row, which then no run fits.
+        What the errors are measured on. Default: every fifth calibration row, which then no run sees.
     labels : str, optional
         The array in `data` that holds the class of each row, from 0 on. With it, an error is the share of rows that are
         classified wrongly; without, the relative L2 of the worst output.
@@ -250,18 +246,15 @@ def compare_methods(
     inputs = input_specs(graph.model)
     check_mask(mask, inputs)
     batches = open_batches(calib, inputs, max_rows=options.max_rows)
-    judged = batches
-    if data is not None:
-        judged = open_labelled(data, inputs, labels)
-    elif batches.rows < HELD_OUT:
-        raise UsageError(
-            f"Of {batches.rows} calibration rows none can be held out. Give {HELD_OUT} or more, or --data."
-        )
+    if data is None:
+        fitted, judged = batches.parted("--data")
+    else:
+        fitted, judged = batches, open_labelled(data, inputs, labels)
 
     def error(pruned: ModelProto) -> float:
         if labels is not None:
             return classification_error(graph, pruned, judged, labels, where)
-        found = compare(graph, pruned, judged, where, held_out=data is None, mask=mask).worst
+        found = compare(graph, pruned, judged, where, mask=mask).worst
         if math.isinf(found):
             raise ModelError("An output that is zero in the original is not in the pruned model.")
         return found
@@ -269,9 +262,10 @@ def compare_methods(
     unpruned = error(graph.model)
     if math.isnan(unpruned):
         raise UsageError("The model has no output that can be compared. Give --data and --labels.")
-    job = Job.of(graph, options, batches, where, progress)
-    runs, told = make_runs(job, question, error, hold_out=data is None)
-    notices += [*batches.notices, *(() if data is None else judged.notices), *told]
+    job = Job.of(graph, options, fitted, where, progress)
+    runs, told = make_runs(job, question, error)
+    notices += [*fitted.notices, *(batches if data is None else judged).notices, *told]
+    notices = list(dict.fromkeys(notices))
     given = {
         "calib": named(calib), "data": None if data is None else named(data), "labels": labels,
         "keep": list(question.keeps), "method": list(question.methods), "unit": unit, "repeat": question.repeat,
@@ -285,7 +279,7 @@ def compare_methods(
         measure=DISTANCE if labels is None else CLASSIFICATION,
         unpruned=unpruned,
         data=HELD_OUT_ROWS if data is None else named(data),
-        judged_rows=batches.rows // HELD_OUT if data is None else judged.rows,
+        judged_rows=judged.rows,
         rows=batches.rows,
         runs=runs,
         provider=where,

@@ -13,7 +13,7 @@ from onnxdpp.errors import DataError, MachineError, UsageError
 from onnxdpp.evaluation import Discrepancy, differences, macs_per_row
 from onnxdpp.footprint import compressed, peak_memory
 from onnxdpp.gates import Limits, verdicts
-from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, input_specs
+from onnxdpp.graph.batches import Batch, Batches, input_specs
 from onnxdpp.graph.calibration import Session, choose_provider
 from onnxdpp.graph.external import data_files
 from onnxdpp.graph.index import Graph
@@ -186,7 +186,7 @@ class Trial:
     mask : str or None
         Which of the inputs marks padding by zeros.
     held_out : bool
-        Every fifth row of `batches`, and not all of them: those that are not fitted.
+        Whether they are calibration rows that are not fitted.
     known : Discrepancy or None
         Where the rows are those that were fitted: what was found on them already.
     """
@@ -210,17 +210,16 @@ class Trial:
             counting_values=before.counting_values,
             labels=self.labels,
             padding=Padding(before.model, self.mask),
-            held_out=self.held_out,
         )
         first = next(iter(self.batches))
         timed, told = latencies_of(before, after, self.batches, first, provider, 1, progress) if latency else ([], [])
-        notices = [*self.batches.notices, *found.notices, *told]
-        if self.batches.random and not self.held_out and self.known is None:  # else they are the calibration rows
-            notices.append(RANDOM)
+        notices = [*found.notices, *told]
+        if not self.held_out and self.known is None:  # else they are calibration rows, of which all is told
+            notices = [*self.batches.notices, *notices, *([RANDOM] if self.batches.random else [])]
         return {
             "held_out": self.held_out,
             "fitted": self.known is not None,
-            "rows": self.batches.rows // HELD_OUT if self.held_out else self.batches.rows,
+            "rows": self.batches.rows,
             "discrepancy": found.outputs,
             "accuracy": found.accuracy,
             "latency": [asdict(part) for part in timed],

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from onnxdpp.answers import Answers
 from onnxdpp.errors import DataError, ModelError, OnnxdppError
-from onnxdpp.graph.batches import Batch, Batches, rows_held_out
+from onnxdpp.graph.batches import Batch, Batches
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.external import tensor_array
 from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, attribute
@@ -164,7 +164,6 @@ def compare(
     provider: str,
     progress: Callable[[int], None] = lambda rows: None,
     *,
-    held_out: bool = False,
     mask: str | None = None,
     before: Session | None = None,
 ) -> Discrepancy:
@@ -179,8 +178,6 @@ def compare(
     provider : {"cpu", "cuda"}
     progress : callable
         Told the number of rows of each batch.
-    held_out : bool
-        Compare only every fifth row: those that a contest, or a goal, leaves out of the fit.
     mask : str, optional
         An input whose zeros mark padding, which is not compared.
     before : Session, optional
@@ -199,7 +196,7 @@ def compare(
     return differences(
         before, after, batches, progress,
         random_values=original.random_values, counting_values=original.counting_values,
-        padding=Padding(original.model, mask), held_out=held_out, finite=True,
+        padding=Padding(original.model, mask), finite=True,
     )  # fmt: skip
 
 
@@ -213,7 +210,6 @@ def differences(
     counting_values: Collection[str] = (),
     labels: str | None = None,
     padding: Padding = NO_PADDING,
-    held_out: bool = False,
     finite: bool = False,
 ) -> Discrepancy:
     """How far apart two models of the same interface answer.
@@ -233,8 +229,6 @@ def differences(
         Which of the feeds are no input, but the classes of the rows.
     padding : Padding, optional
         What of the outputs is not compared.
-    held_out : bool
-        Compare only every fifth row.
     finite : bool
         Whether entries that are finite in the original alone are an error, or, by default, a notice.
 
@@ -274,11 +268,7 @@ def differences(
                     f"Output {quoted(name)} is {b.dtype} {b.shape} in the pruned model, {a.dtype} {a.shape} in the "
                     "original."
                 )
-            blank = padding.of(batch, a, name)
-            if held_out and a.ndim and len(a):
-                which = rows_held_out(np.arange(len(a)), len(a), batch)
-                a, b, blank = a[which], b[which], None if blank is None else blank[which]
-            lost = found[name].add(a, b, classes, blank)
+            lost = found[name].add(a, b, classes, padding.of(batch, a, name))
             if lost and finite:
                 raise ModelError(
                     f"Output {quoted(name)} of the pruned model is not finite for rows {batch.first} to "

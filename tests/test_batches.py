@@ -632,7 +632,7 @@ def test_equal_rows_give_a_notice_after_the_first_pass() -> None:
     before = batches.notices
     read(batches)
     assert before == ()
-    assert batches.notices == ("Input 'x': all 600 rows are equal.",)
+    assert batches.notices == ("Input 'x': all rows are equal.",)
 
 
 def test_rows_that_differ_in_the_last_one_give_no_notice() -> None:
@@ -653,7 +653,7 @@ def test_equal_integers_beside_varying_rows_give_no_notice() -> None:
 def test_equal_integers_alone_give_a_notice() -> None:
     batches = open_batches({"mask": np.ones(5, np.int64)}, [MASK])
     read(batches, "mask")
-    assert batches.notices == ("Input 'mask': all 5 rows are equal.",)
+    assert batches.notices == ("Input 'mask': all rows are equal.",)
 
 
 def test_single_row_gives_no_notice() -> None:

@@ -289,12 +289,13 @@ def test_gates_without_data_look_at_rows_held_out(prune: Run, unit: str, method:
     assert json.loads(prune(*arguments).out)["evaluation"] is None
 
 
-def test_rows_held_out_do_not_enter_the_fit(files: tuple[Path, Path]) -> None:
-    """Others in their place give the same model."""
+@pytest.mark.parametrize("options", [{"method": "obs"}, {"method": "auto"}, {"sweeps": 2, "polish": 2}])
+def test_rows_of_a_gate_have_no_say_in_the_model(files: tuple[Path, Path], options: dict[str, Any]) -> None:
+    """Others in their place give the same: they are not fitted, and nothing is chosen by them."""
     one, other = data(), data()
     other[4::5] = data(seed=9)[4::5]
     models = [
-        package.prune(files[0], {"x": rows}, keep=0.5, method="obs", provider="cpu", max_discrepancy=1e9).model
+        package.prune(files[0], {"x": rows}, keep=0.5, provider="cpu", max_discrepancy=1e9, **options).model
         for rows in (one, other)
     ]
     assert models[0] == models[1]

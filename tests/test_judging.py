@@ -199,8 +199,8 @@ def test_distance_is_that_of_the_whole_comparison() -> None:
     zero = np.float32([0])
     for scale, b in ((zero, SHIFTED), (np.float32([1e-9]), 0 * SHIFTED), (zero, 0 * SHIFTED)):
         first, second = plain(body, outputs, s=zero), plain(body, outputs, s=scale, b=b)
-        batches = open_batches({"x": X}, input_specs(first))
-        whole = compare(graph_of(first), second, batches, "cpu", held_out=True).worst
+        batches = open_batches({"x": held_out(X)}, input_specs(first))
+        whole = compare(graph_of(first), second, batches, "cpu").worst
         assert found(first, second, {"x": X}).discrepancy == pytest.approx(whole, rel=1e-6)
 
 

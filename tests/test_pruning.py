@@ -757,7 +757,7 @@ def test_equal_rows_are_noticed_and_answered_right(unit: str, value: float) -> N
     model = mlp(WIDTHS, drawn(WIDTHS), "Relu")
     calib = np.full((500, 6), value)
     result = prune(model, {"x": calib}, unit=unit)
-    assert any("all 500 rows are equal" in notice for notice in result.report["notices"])
+    assert any("all rows are equal" in notice for notice in result.report["notices"])
     assert relative(run(result.model, x=calib)[0], run(model, x=calib)[0]) < 1e-9
     assert [layer["loss"] for layer in result.report["layers"]] == [0.0] * len(result.report["layers"])
     old, new = constants_of(model), constants_of(result.model)

@@ -31,12 +31,14 @@ from numpy.typing import NDArray
 from onnxdpp.errors import DataError, UsageError
 from onnxdpp.graph.arrays import LARGEST_BLOCK, Take
 from onnxdpp.graph.inputs import BadValue, InputSpec, converted, expected, input_specs, row_axis
+from onnxdpp.graph.picks import HELD_OUT, Evenly, Fifth, OtherFour, Pick, border_after, places
 from onnxdpp.graph.sources import FREE_DIMENSION, Part, Source, random_parts, stored_parts
 from onnxdpp.graph.walking import quoted
 
 __all__ = [
     "DEFAULT_BATCH_SIZE",
     "FREE_DIMENSION",
+    "HELD_OUT",
     "Batch",
     "Batches",
     "InputSpec",
@@ -69,10 +71,6 @@ class Batch:
     feeds: dict[str, NDArray[Any]]
     first: int
     rows: int
-
-
-HELD_OUT = 5
-"""Every so many rows, one may be held out."""
 
 
 def rows_held_out(entry: NDArray[np.intp], count: int, batch: Batch) -> NDArray[np.bool_]:
@@ -117,9 +115,8 @@ class Batches:
         random: bool,
         size: int,
         fixed: bool,
-        max_rows: int | None,
+        picks: Sequence[Pick],
         notices: Sequence[str],
-        among: int | None = None,
     ) -> None:
         self.row_wise = row_wise
         self.random = random
@@ -132,9 +129,8 @@ class Batches:
         row_bytes = max(part.row_bytes for part in parts) if row_wise else 1
         self._block = size * max(1, _READ_AHEAD // (size * row_bytes))
         self._starts = [0, *accumulate(part.rows if row_wise else 1 for part in parts)]
-        # Rows are taken evenly among so many, and these among all.
-        self._among = min(self._starts[-1], among or max_rows or self._starts[-1])
-        self._used = min(self._among, max_rows or self._among)
+        self._picks = tuple(picks)
+        self._used = picks[-1].count if picks else self._starts[-1]
         self._sections = self._cut_sections(fixed)
         self.rows = sum(stop - first for first, stop in self._sections)
         if not self.rows:
@@ -158,7 +154,7 @@ class Batches:
             for name, dtype in self._dtypes.items()
             if name in self._rounded
         ]
-        equal = [f"Input {quoted(name)}: all {self.rows} rows are equal." for name in self._equal or ()]
+        equal = [f"Input {quoted(name)}: all rows are equal." for name in self._equal or ()]
         return (*self._notices, *rounded, *equal)
 
     def __iter__(self) -> Iterator[Batch]:
@@ -173,25 +169,49 @@ class Batches:
             return self
         few = max(rows, self._size) if self._fixed_size else rows
         try:
-            return Batches(
-                self._parts, self._inputs, row_wise=self.row_wise, random=self.random, size=self._size,
-                fixed=self._fixed_size, max_rows=few, notices=(), among=self._used,
-            )  # fmt: skip
+            return self._of(Evenly(few, self._used))
         except DataError:
             return self
+
+    def parted(self, instead: str) -> tuple["Batches", "Batches"]:
+        """All rows but every fifth, and every fifth: to be fitted, and to be judged on.
+
+        Parameters
+        ----------
+        instead : str
+            What else the user may give, for the message.
+
+        Raises
+        ------
+        UsageError
+            If a part would hold no row, or, where the model fixes the size of batches, no whole batch.
+        """
+        try:
+            return self._of(OtherFour(self._used)), self._of(Fifth(self._used))
+        except DataError:
+            size = self._size if self._fixed_size else 1
+            at_a_time = f"{size} at a time, " if size > 1 else ""
+            raise UsageError(
+                f"Of {self.rows} calibration rows, {at_a_time}none can be held out to judge on. Give "
+                f"{HELD_OUT * size} or more, or {instead}."
+            ) from None
+
+    def _of(self, pick: Pick) -> "Batches":
+        """Some of these rows. Raises DataError if that is none, or no whole batch."""
+        return Batches(
+            self._parts, self._inputs, row_wise=self.row_wise, random=self.random, size=self._size,
+            fixed=self._fixed_size, picks=(*self._picks, pick), notices=(),
+        )  # fmt: skip
 
     def _cut_sections(self, fixed: bool) -> list[tuple[int, int]]:
         """Bounds, in used rows, between which all rows have the same shapes; no batch spans two sections."""
         shapes = [part.row_shapes if self.row_wise else () for part in self._parts]
         changes = (self._starts[i] for i in range(1, len(shapes)) if shapes[i] != shapes[i - 1])
-        # Used row i is row i * total // used: the first one at or after a border is the quotient rounded up.
-        among = (-(-border * self._among // self._starts[-1]) for border in (0, *changes, self._starts[-1]))
-        borders = [-(-border * self._used // self._among) for border in among]
+        borders = [border_after(self._picks, border) for border in (0, *changes, self._starts[-1])]
         return [(a, b - (b - a) % self._size if fixed else b) for a, b in pairwise(borders)]
 
     def _source_rows(self, first: int, stop: int) -> NDArray[np.int64]:
-        used = np.arange(first, stop, dtype=np.int64)
-        return _scaled(_scaled(used, self._used, self._among), self._among, self._starts[-1])
+        return places(self._picks, np.arange(first, stop, dtype=np.int64))
 
     def _runs(self) -> Iterator[Batch]:
         for run, index in enumerate(self._source_rows(0, self.rows)):
@@ -250,12 +270,6 @@ class Batches:
         if rounded:
             self._rounded.add(name)
         return values
-
-
-def _scaled(rows: NDArray[np.int64], few: int, many: int) -> NDArray[np.int64]:
-    """Which of many rows these of a few are: rows * many // few, without the large product."""
-    quotient, remainder = divmod(many, few)
-    return rows * quotient + rows * remainder // few
 
 
 class _EqualRows:
@@ -333,6 +347,8 @@ def open_batches(
     largest = max((part.row_bytes for part in parts), default=1) if row_wise else 1
     size = wanted or max(1, min(DEFAULT_BATCH_SIZE, _DEFAULT_BATCH_BYTES // max(1, largest)))
     _check_size(parts, inputs, size, row_wise)
+    total = sum(part.rows if row_wise else 1 for part in parts)
+    picks = [] if max_rows is None or max_rows >= total else [Evenly(max_rows, total)]
     return Batches(
         parts,
         inputs,
@@ -340,7 +356,7 @@ def open_batches(
         random=random,
         size=size,
         fixed=fixed is not None,
-        max_rows=max_rows,
+        picks=picks,
         notices=notices,
     )
 
