@@ -104,6 +104,11 @@ class Answers:
             self._agreeing += int((old == new)[known].sum())
         return self._measure(before, after, padding)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether there was anything to compare: an entry, finite in the original."""
+        return bool(self._entries or self.lost) if self._floats else bool(self._compared)
+
     def result(self) -> dict[str, float | None]:
         """``relative_l2``, ``max_abs``, ``cosine`` and ``agreement``; of outputs that are no floats, the last alone."""
         looked = self._compared and not (self._floats and self._unclassed)
@@ -143,10 +148,11 @@ class Answers:
         with np.errstate(over="ignore", invalid="ignore"):  # what is too large is no figure
             gap = b - a
             self._entries += gap.size
-            self._difference += float(np.vdot(gap, gap))
-            self._before += float(np.vdot(a, a))
-            self._after += float(np.vdot(b, b))
-            self._product += float(np.vdot(a, b))
+            # Sums of NumPy's own: those of BLAS depend on the number of threads.
+            self._difference += float((gap * gap).sum())
+            self._before += float((a * a).sum())
+            self._after += float((b * b).sum())
+            self._product += float((a * b).sum())
             self._largest = max(self._largest, float(np.abs(gap).max(initial=0.0)))
         return 0
 

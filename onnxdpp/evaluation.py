@@ -1,7 +1,7 @@
 """Two models, one data set: what they cost and how far their answers lie apart."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
 from onnxdpp.answers import Answers
-from onnxdpp.errors import DataError, ModelError, OnnxdppError
+from onnxdpp.errors import DataError, ModelError
 from onnxdpp.graph.batches import Batch, Batches
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.external import tensor_array
@@ -18,6 +18,7 @@ from onnxdpp.graph.index import ONNX_DOMAINS, Array, Graph, attribute
 from onnxdpp.graph.names import Names
 from onnxdpp.graph.padding import NO_PADDING, Padding
 from onnxdpp.graph.walking import all_nodes, all_tensors, quoted
+from onnxdpp.report import worst
 
 FLOATS = frozenset([TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16])
 MOST_BYTES = 2**27  # of answers that are kept
@@ -81,7 +82,7 @@ def macs_by_node(graph: Graph, batch: Batch, provider: str) -> dict[int, int] | 
         return {}
     try:
         shapes = [shape.tolist() for shape in Session(model, provider, graph.folder).run(batch)]
-    except OnnxdppError:
+    except (ModelError, DataError):
         return None
     result = {}
     for place, (index, node) in enumerate(counted.items()):
@@ -119,22 +120,9 @@ class Discrepancy:
 
     @property
     def worst(self) -> float:
-        """The largest relative L2 of an output; of outputs that are no floats, the share of entries that differ.
-
-        Infinite where the original is zero and the other is not; NaN where nothing was compared.
-        """
-        distances = map(_distance, self.outputs.values())
-        return max((distance for distance in distances if not math.isnan(distance)), default=float("nan"))
-
-
-def _distance(found: Mapping[str, float | None]) -> float:
-    if "relative_l2" not in found:
-        agreement = found["agreement"]
-        return float("nan") if agreement is None else 1 - agreement
-    distance = found["relative_l2"]
-    if distance is None:
-        return float("inf") if found["max_abs"] else 0.0
-    return distance
+        """As `report.worst`; NaN where nothing was compared."""
+        found = worst(self.outputs.values())
+        return math.nan if found is None else found
 
 
 class Recalled(Session):
@@ -276,6 +264,9 @@ def differences(
                 )
         progress(batch.rows)
     for name, answers in found.items():
+        if not answers.is_known:
+            result.notices.append(f"Output {quoted(name)} has no finite entry on these rows and is not compared.")
+            continue
         result.outputs[name] = answers.result()
         if answers.lost:
             result.notices.append(

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from onnxdpp.errors import UsageError
-from onnxdpp.report import plain
+from onnxdpp.report import plain, worst
 
 SLACK = 1.01
 """How far a discrepancy may be above an earlier one."""
@@ -98,16 +98,12 @@ def figures(report: Mapping[str, Any]) -> Figures:
     """The figures of a report: of its worst output, of its slowest batch."""
     tried = report.get("evaluation") or report
     outputs, accuracies = tried.get("discrepancy", {}).values(), tried.get("accuracy", {}).values()
-    distances = [
-        part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"])
-        for part in outputs
-        if "relative_l2" in part or part["agreement"] is not None  # else it never had an entry
-    ]
+    distance = worst(outputs)
     agreements = [part["agreement"] for part in outputs if part.get("agreement") is not None]
     speeds = [part["before"] / part["after"] for part in tried.get("latency", ())]
     sizes = [report["model"][side]["bytes"] for side in ("before", "after")]
     return Figures(
-        discrepancy=None if None in distances else max((d for d in distances if d is not None), default=None),
+        discrepancy=None if distance is None or math.isinf(distance) else distance,
         agreement=min(agreements, default=None),
         accuracy=min((part["after"] for part in accuracies), default=None),
         # From counts: a difference of two accuracies is off by its last bits.
@@ -173,10 +169,6 @@ def told(verdict: Mapping[str, Any]) -> str:
     if verdict["value"] is None:
         return f"Gate {verdict['gate']} is missed: there is no figure to hold against {limit}."
     return f"Gate {verdict['gate']} is missed: {value} is {'above' if is_most(verdict['gate']) else 'below'} {limit}."
-
-
-def _rest(share: float | None) -> float | None:
-    return None if share is None else 1 - share
 
 
 def _times(factor: float, value: float | None) -> float | None:

@@ -7,6 +7,7 @@ run but ours, known by its digest, and nothing be loaded from anywhere.
 
 import base64
 import hashlib
+import math
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
@@ -17,7 +18,7 @@ from onnxdpp.details import Details, LayerDetails
 from onnxdpp.drawing import heatmap, histogram, loss_curve, readers_curve
 from onnxdpp.errors import MachineError
 from onnxdpp.options import Options
-from onnxdpp.report import FORMS, printable, shown_shape
+from onnxdpp.report import FORMS, printable, shown_shape, worst
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -34,6 +35,8 @@ FIGURES = {
     "agreement": "agreement",
 }
 FLAGS = {"layers": "layer"}
+NAMED = {"apply": "REPORT.json", "baseline": "REPORT.json", "calib": "DATA", "data": "DATA"}
+"""What stands for something that was in memory."""
 """Options whose name on the command line is another."""
 
 
@@ -76,7 +79,7 @@ def page(report: Mapping[str, Any], details: Details | None = None, model: str =
         storage=report.get("storage"),
         forms=FORMS,
         asked=given(report["options"]),
-        worst=_worst(tried["discrepancy"] if tried else report["discrepancy"]),
+        worst=worst((tried["discrepancy"] if tried else report["discrepancy"]).values()),
         layers=layers,
         histograms={name: histogram(values) for name, values in rows.items()},
         rows=rows,
@@ -122,13 +125,13 @@ def command(options: Mapping[str, Any], model: str) -> str:
     for name, value in given(options).items():
         flag = "--" + FLAGS.get(name, name).replace("_", "-")
         if name == "apply":
-            words += [flag, "REPORT.json"]
+            words += [flag, NAMED[name]]
         elif isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
         elif isinstance(value, list):
             words += [word for entry in value for word in (flag, str(entry))]
         else:
-            words += [flag, "DATA" if (name, value) == ("calib", "in memory") else str(value)]
+            words += [flag, NAMED[name] if name in NAMED and value == "in memory" else str(value)]
     return shlex.join(words)
 
 
@@ -167,10 +170,6 @@ def _by_reason(refusals: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
     return grouped
 
 
-def _worst(outputs: Mapping[str, Mapping[str, float | None]]) -> float | None:
-    return max((x for found in outputs.values() if (x := found.get("relative_l2")) is not None), default=None)
-
-
 def _any_has(parts: Iterable[Mapping[str, Any]], key: str) -> bool:
     return any(part.get(key) is not None for part in parts)
 
@@ -180,7 +179,7 @@ def _resource(name: str) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    return "–" if value is None else f"{value:.4g}" if math.isfinite(value) else "∞"
 
 
 def _count(value: int | None) -> str:

@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.answers import relative_l2
-from onnxdpp.errors import OnnxdppError
+from onnxdpp.errors import DataError, ModelError
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
@@ -78,7 +78,7 @@ class Judge:
             return None
         try:
             after = self._outputs(model)
-        except OnnxdppError:
+        except (ModelError, DataError):
             return Judgement(np.inf, None)
         with np.errstate(over="ignore", invalid="ignore"):
             return self._compared(before, after)
@@ -107,7 +107,7 @@ class Judge:
         """The answers of the original; None where it fails, which the verification of the whole will say."""
         try:
             return self._outputs(self._graph.model)
-        except OnnxdppError:
+        except (ModelError, DataError):
             return None
 
     @cached_property

@@ -20,7 +20,7 @@ from onnx import ModelProto
 from threadpoolctl import threadpool_limits
 
 from onnxdpp.derivatives import LEAST_ROWS, derivatives
-from onnxdpp.errors import OnnxdppError
+from onnxdpp.errors import DataError, ModelError
 from onnxdpp.evaluation import compare
 from onnxdpp.graph.batches import HELD_OUT
 from onnxdpp.graph.calibration import Session
@@ -123,7 +123,7 @@ def _candidates(job: Job, original: Session, graph: Graph, name: str) -> list[Ed
     intercept = _has_own_bias(graph, part)
     try:
         found = derivatives(original, graph, part, job.batches, job.provider, free, intercept, job.options.mask)
-    except OnnxdppError:  # onnxruntime does not take the part behind by itself
+    except (ModelError, DataError):  # onnxruntime does not take the part behind by itself
         return None
     if found is None:
         return None
@@ -134,7 +134,7 @@ def _candidates(job: Job, original: Session, graph: Graph, name: str) -> list[Ed
                 reweighted(graph, part, weights + length * matrix, None if bias is None else length * bias)
                 for length in LENGTHS
             ]
-        except OnnxdppError:  # it does not fit into the type of the weights
+        except (ModelError, DataError):  # it does not fit into the type of the weights
             break
     return moved
 

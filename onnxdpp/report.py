@@ -5,7 +5,8 @@ The JSON Schemas beside this file (``schemas/report.json`` and others) say what 
 """
 
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.resources import files
 from numbers import Integral, Real
@@ -285,3 +286,30 @@ def schema(name: str) -> dict[str, Any]:
     text = files("onnxdpp").joinpath("schemas", f"{name}.json").read_text(encoding="utf-8")
     parsed: dict[str, Any] = json.loads(text)
     return parsed
+
+
+def worst(outputs: Iterable[Mapping[str, float | None]]) -> float | None:
+    """How far the worst output lies apart.
+
+    Parameters
+    ----------
+    outputs : iterable of mappings
+        The ``discrepancy`` of each output, as reports have it.
+
+    Returns
+    -------
+    float or None
+        The largest relative L2; of outputs that are no floats, share of entries that differ. Infinite where an output
+        has no such figure: it is zero in the original alone, or not finite in the other model alone. None of nothing.
+
+    Examples
+    --------
+    >>> worst([{"relative_l2": 0.25, "agreement": 0.5}, {"agreement": 0.5}]), worst([{"relative_l2": None}]), worst([])
+    (0.5, inf, None)
+    """
+    figures = (part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"]) for part in outputs)
+    return max((math.inf if figure is None else figure for figure in figures), default=None)
+
+
+def _rest(share: float | None) -> float | None:
+    return None if share is None else 1 - share

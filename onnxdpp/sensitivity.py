@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxdpp.algebra.moments import Matrix
-from onnxdpp.errors import ModelError, OnnxdppError
+from onnxdpp.errors import DataError, ModelError
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
@@ -111,7 +111,7 @@ class Sensitivity:
         if projection.name not in self._known:
             try:
                 self._known[projection.name] = self._measured(projection)
-            except OnnxdppError:
+            except (ModelError, DataError):
                 self._known[projection.name] = "onnxruntime does not run the part behind it by itself"
         return self._known[projection.name]
 

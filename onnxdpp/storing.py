@@ -1,5 +1,6 @@
 """The Python interface of `onnxdpp pack` and `onnxdpp unpack`: weights with zeros in them, stored without the zeros."""
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -223,6 +224,8 @@ def _converted(graph: Graph, opset: int, provider: str, rows: Batches | None) ->
         worst = differences(before, after, rows, random_values=graph.random_values, finite=True).worst
     except (DataError, ModelError) as error:
         raise ModelError(f"{told}{error}") from error
-    if not worst <= CLOSE:
+    if math.isnan(worst):
+        raise ModelError(f"{told}it has no output that can be compared, so that nothing proves it.")
+    if worst > CLOSE:
         raise ModelError(f"{told}its worst output is off by {worst:.3g} (relative L2) on random rows.")
     return result

@@ -195,9 +195,7 @@ def test_edges_are_good_enough_on_rows_held_out() -> None:
 
 def test_discrepancy_of_too_few_rows_is_refused() -> None:
     few = {name: rows[:4] for name, rows in X.items()}
-    with pytest.raises(
-        UsageError, match=r"Of 4 calibration rows, none can .* Give 5 or more, or a keep\."
-    ):
+    with pytest.raises(UsageError, match=r"Of 4 calibration rows, none can .* Give 5 or more, or a keep\."):
         onnxdpp.prune(network(), few, target_discrepancy=0.1, provider="cpu")
 
 

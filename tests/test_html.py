@@ -265,6 +265,13 @@ def test_command_with_other_options() -> None:
     )
 
 
+def test_command_names_what_was_in_memory() -> None:
+    earlier = pruned(mlp(), max_size_ratio=1.0).report
+    line = command(pruned(mlp(), data={"x": data()}, baseline=earlier).report["options"], "m")
+    assert "--calib DATA" in line
+    assert "--data DATA --baseline REPORT.json" in line
+
+
 def test_command_without_what_auto_brings() -> None:
     assert "--no-sensitivity" in command(pruned(mlp(), sensitivity=False).report["options"], "m")
 

@@ -14,6 +14,8 @@ from onnx import ModelProto
 from scipy.special import rel_entr, softmax
 
 import onnxdpp
+from onnxdpp import judging
+from onnxdpp.errors import MachineError
 from onnxdpp.evaluation import compare
 from onnxdpp.graph.batches import input_specs, open_batches
 from onnxdpp.judging import BATCH, CLOSE, Judge, Judgement, best_of
@@ -247,6 +249,15 @@ def test_candidate_whose_outputs_have_other_shapes_is_infinitely_far() -> None:
 def test_original_that_fails_cannot_be_compared_with() -> None:
     original = plain("r = Reshape(x, ten)  y = MatMul(r, W)", "float[K, 3] y", ten=np.int64([10, 4]))
     assert judged(original, plain(), {"x": X}) is None
+
+
+def test_failing_machine_is_no_judgement(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise MachineError("onnxruntime no longer gets a CUDA session for this model.")
+
+    monkeypatch.setattr(judging, "Session", failing)
+    with pytest.raises(MachineError, match="no longer gets a CUDA session"):
+        judged(plain(b=0 * SHIFTED), plain(b=SHIFTED), {"x": X})
 
 
 @pytest.mark.parametrize(

@@ -437,6 +437,12 @@ def test_neurons_joined_with_an_input_are_refused() -> None:
     assert refused(proto)["fc1"] == "Add 'join' joins its neurons with another value: 'x2' is a graph input"
 
 
+def test_neurons_beside_a_constant_along_another_axis_are_refused() -> None:
+    """As a class token is put in front of the others."""
+    proto = hidden("[join] h = Concat <axis = 0> (a, token)", token=(1, 5))
+    assert refused(proto)["fc1"] == "Concat 'join' joins its neurons with the constant 'token'"
+
+
 def test_residual_connection_is_refused() -> None:
     proto = model(
         """g (float[N, 5] x) => (float[N, 3] y) {

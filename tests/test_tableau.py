@@ -1,6 +1,7 @@
 """Least-error selection, by hand: every cost and gain is the difference of two refits."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from onnxdpp.algebra.contest import CLOSE, FINALISTS, PLAIN, Entry, edge_contest
 from onnxdpp.algebra.edge_selection import eliminate_edges, pursue_edges
 from onnxdpp.algebra.moments import Accumulator, Moments
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.refit import refit_edges, refit_neurons, squared_error
+from onnxdpp.algebra.refit import refit_edges, refit_neurons, ridge, squared_error
 from onnxdpp.algebra.selection import Rule, choose_edges, choose_neurons
 from onnxdpp.algebra.tableau import Tableau, eliminate, pursue, swapped
 
@@ -124,6 +125,48 @@ def test_swaps_never_make_it_worse_and_end_where_none_helps(seed: int, k: int) -
     assert len(end) == k
     assert error(observed, end) <= error(observed, start) * (1 + 1e-6)
     assert np.array_equal(swapped(observed, n, "affine", end, most=100), end)
+
+
+def penalised(part: Moments, keep: list[int]) -> float:
+    """The least of ``E‖Ŷ - Y‖² + λ ‖W - W0‖²``, by hand, weights outside of `keep` being zero."""
+    gram, cross, old = part.covariance, part.cross_covariance, part.weights
+    strength = ridge(part, len(gram), "affine") * float(np.trace(gram)) / len(gram)
+    inside = np.ix_(keep, keep)
+    new = np.zeros_like(old)
+    new[keep] = np.linalg.solve(gram[inside] + strength * np.eye(len(keep)), cross[keep] + strength * old[keep])
+    missing = float(part.variance_y.sum() - 2 * (new * cross).sum() + (new * (gram @ new)).sum())
+    return missing + strength * float(((new - old) ** 2).sum())
+
+
+@pytest.mark.parametrize("rows", [30, 400])
+def test_error_counts_the_ridge(rows: int) -> None:
+    """So that few rows, and a strong ridge, do not make errors of nothing."""
+    part = moments(rows, 20, 5, 4)
+    keep, curve = eliminate([Inputs(part, np.arange(20))], 20, "affine")
+    for k in (3, 10, 19):
+        assert curve[k] == pytest.approx(penalised(part, np.sort(keep[:k]).tolist()), rel=1e-6)
+        assert Tableau([Inputs(part, np.arange(20))], 20, "affine", keep[:k]).error == pytest.approx(curve[k], rel=1e-6)
+    assert curve[20] <= 1e-9 * curve[19]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_equal_neurons_are_told_apart_by_number_however_little_they_cost(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    sums = Accumulator(np.tile(rng.standard_normal((40, 3)), (2, 1)), paired=False)
+    sums.update(np.tile(np.maximum(rng.standard_normal((5000, 40)), 0), 2))
+    order, _ = eliminate([Inputs(sums.moments(), np.arange(80))], 80, "affine", least=40)
+    assert np.sort(order[:40]).tolist() == list(range(40))
+
+
+def test_gram_that_rounding_makes_indefinite_takes_a_larger_ridge() -> None:
+    """Of a large mean hardly anything is left that varies."""
+    part = moments(200, 12, 3, 5)
+    values, vectors = np.linalg.eigh(part.covariance)
+    below = values[0] + 1e-6 * values.sum()  # more than the ridge
+    broken = replace(part, gram=part.gram - below * np.outer(vectors[:, 0], vectors[:, 0]))
+    keep, curve = eliminate([Inputs(broken, np.arange(12))], 12, "affine", least=4)
+    assert sorted(keep.tolist()) == list(range(12))
+    assert np.isfinite(curve[4:]).all()
 
 
 def test_no_more_swaps_than_allowed() -> None:

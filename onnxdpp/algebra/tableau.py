@@ -25,17 +25,18 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.linalg.blas import dgemm, dger
 
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.refit import ridge
+from onnxdpp.algebra.refit import ATTEMPTS, ridge
 
 Indices = NDArray[np.intp]
 
 SHRINK = 0.8  # of a tableau's neurons are left when it is made smaller
 _TIE = 1e-9
+_ROUNDING = 1e-14  # of the power of all outputs
 _LEAST_PIVOT = 1e-12  # of a variance, relative to what it was: below, an input is spanned by the others
 
 
@@ -60,7 +61,7 @@ class Tableau:
     inside : (n,) boolean array
         S.
     error : float
-        E(S), over all consumers, up to rounding.
+        E(S), over all consumers, the ridge's part included, up to rounding.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Tableau:
         self._sections = np.zeros(n, np.intp) if sections is None else sections
         self.inside = np.isin(np.arange(n), inside)
         self.error = sum(part.error for part in self._parts)
+        self._rounding = _ROUNDING * sum(part.power for part in self._parts)
 
     def costs(self) -> Matrix:
         """(n,): by how much the error grows when a neuron of S is dropped; infinite outside and where it must stay."""
@@ -103,6 +105,10 @@ class Tableau:
         for part in self._parts:
             part.forget_outside()
 
+    def tie(self, score: float) -> float:
+        """By how much costs, or gains, may differ from the best one and yet be equal but for rounding."""
+        return max(_TIE * max(self.error, score), self._rounding)
+
     def _scores(self, *, inside: bool) -> Matrix:
         total = np.zeros(len(self.inside))
         for part in self._parts:
@@ -123,7 +129,8 @@ class _Part:
         gram[np.diag_indices(count)] += strength
         cross += strength * moments.weights
         power = moments.variance_y if centred else moments.power_y
-        self.error = float(power.sum())
+        self.power = float(power.sum())
+        self.error = self.power + strength * float((moments.weights**2).sum())
         self._floor = _LEAST_PIVOT * np.diagonal(gram).copy()
         self._table, self._cross = gram, cross
         self._n = n
@@ -131,7 +138,7 @@ class _Part:
         self._sign = np.ones(count)  # -1 for inputs in S
         start = observed.kept(inside)
         if len(start):
-            self._start(start)
+            self._start(start, strength, moments.weights)
 
     def _index(self, neurons: Indices) -> None:
         """Find the inputs of each neuron."""
@@ -149,11 +156,11 @@ class _Part:
         self._floor, self._sign = self._floor[inside], self._sign[inside]
         self._index(self._neurons[inside])
 
-    def _start(self, inside: Indices) -> None:
+    def _start(self, inside: Indices, strength: float, weights: Matrix) -> None:
         """Sweep many inputs in at once."""
         table, cross = self._table, self._cross
         outside = np.setdiff1d(np.arange(len(table)), inside)
-        lower = cho_factor(table[np.ix_(inside, inside)], lower=True, check_finite=False)
+        lower = self._factor(inside, strength, weights)
         weights = np.asarray(cho_solve(lower, cross[inside], check_finite=False))
         self.error -= float(np.einsum("ij,ij->", weights, cross[inside]))
         inverse = np.asarray(cho_solve(lower, np.eye(len(inside)), check_finite=False))
@@ -168,6 +175,18 @@ class _Part:
         table[np.ix_(inside, inside)] = -inverse
         cross[inside] = weights
         self._sign[inside] = -1
+
+    def _factor(self, inside: Indices, strength: float, weights: Matrix) -> tuple[Matrix, bool]:
+        """The Cholesky factor; where rounding made the Gram indefinite by more than the ridge, with a larger one."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return cho_factor(self._table[np.ix_(inside, inside)], lower=True, check_finite=False)
+            except LinAlgError:
+                more = 9 * 10.0**attempt * strength  # ten times as much in all
+                self._table[np.diag_indices(len(self._table))] += more
+                self._cross += more * weights
+                self.error += more * float((weights**2).sum())
+        raise ValueError(f"a ({len(inside)}, {len(inside)}) Gram is not positive semidefinite, or not finite")
 
     def scores(self, *, inside: bool) -> Matrix:
         """(n,): what dropping or taking each neuron does to the error; 0 for the others, and for those not here."""
@@ -254,7 +273,7 @@ def eliminate(
         if not np.isfinite(cheapest):
             break
         # Equal costs are told apart by number, not by their last bits: the later neuron goes.
-        tied = np.flatnonzero(costs <= cheapest + _TIE * max(table.error, cheapest))
+        tied = np.flatnonzero(costs <= cheapest + table.tie(cheapest))
         neuron = int(tied[-1])
         table.drop(neuron, float(costs[neuron]))
         dropped.append(neuron)
@@ -289,7 +308,7 @@ def pursue(observed: Sequence[Inputs], n: int, form: str, *, most: int) -> tuple
     for _ in range(most):
         gains = table.gains()
         best = float(gains.max())
-        tied = np.flatnonzero(gains >= best - _TIE * max(table.error, best))
+        tied = np.flatnonzero(gains >= best - table.tie(best))
         neuron = int(tied[0])
         table.take(neuron, float(gains[neuron]))
         chosen.append(neuron)

@@ -155,12 +155,12 @@ class Session:
         self, model: ModelProto, provider: str, folder: Path | None = None, *, threads: int | None = None
     ) -> None:
         options = _options(threads)
+        if has_external_data(model):
+            model, root = rooted(model, folder)
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
+            if threads is None:
+                options.add_session_config_entry("session.disable_prepacking", "1")  # it copies all weights
         try:
-            if has_external_data(model):
-                model, root = rooted(model, folder)
-                options.add_session_config_entry("session.model_external_initializers_file_folder_path", root)
-                if threads is None:
-                    options.add_session_config_entry("session.disable_prepacking", "1")  # it copies all weights
             with _quiet_stdout() if provider == "cuda" else nullcontext():
                 self._session = onnxruntime.InferenceSession(
                     model.SerializeToString(), options, providers=_providers(provider), enable_fallback=False

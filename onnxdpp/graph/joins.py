@@ -6,6 +6,7 @@ from onnxdpp.graph.atoms import FIXED, Labels
 from onnxdpp.graph.flow import Carried, Refuse, Step
 from onnxdpp.graph.index import Setting
 from onnxdpp.graph.shapes import slice_bounds
+from onnxdpp.graph.walking import quoted
 
 
 def concat(step: Step) -> None:
@@ -23,7 +24,12 @@ def concat(step: Step) -> None:
         if carried is not None:
             parts.append(carried.labels)
         elif axis != first.axis:
-            raise Refuse(f"joins its neurons with another value: {step.graph.why_not_constant(step.name(slot))}")
+            computed = step.graph.why_not_constant(step.name(slot))
+            raise Refuse(
+                f"joins its neurons with another value: {computed}"
+                if computed
+                else f"joins its neurons with the constant {quoted(step.name(slot))}"
+            )
         elif sizes is None or not isinstance(size := sizes[axis], int):
             raise Refuse(f"puts {step.name(slot)!r}, of unknown size, beside its neurons")
         else:
