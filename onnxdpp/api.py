@@ -1,7 +1,7 @@
 """The Python interface of `onnxdpp prune`."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ from onnxdpp.graph.padding import check_mask
 from onnxdpp.graph.rewriting import in_order
 from onnxdpp.graph.scratch import Scratch
 from onnxdpp.graph.storage import is_packed
+from onnxdpp.graph.walking import some_of
 from onnxdpp.job import Job
 from onnxdpp.labelled import open_labelled
 from onnxdpp.opening import (
@@ -197,7 +198,7 @@ def prune(
         the outputs nearer on rows held out.
     apply : report or path of one, optional
         Instead of `keep`: the neurons that an earlier run kept, on a model that was trained or exported again, with a
-        refit of its own.
+        refit of its own. Of these layers `layers` and `skip` may leave some alone.
     storage : {"auto", "packed", "sparse", "dense"}, optional
         How weights with zeros are written: each in the smallest form, where that saves enough; as bits and values; as
         sparse initializers; with their zeros. Default: ``"auto"`` for edges, and where `model` is packed or `values`
@@ -229,6 +230,8 @@ def prune(
         All of them OnnxdppError; see `onnxdpp.errors`.
     """
     started = time.perf_counter()
+    if apply is not None and method is not None:
+        raise UsageError("The report says which neurons stay: apply goes without --method.")
     if method is None:
         asked = kernel != "rbf" or beta is not None or epsilon != Options.epsilon or swaps or pattern is not None
         method = "dpp" if asked or refit == "none" else "auto"
@@ -269,7 +272,7 @@ def prune(
         fitted, judged = batches.parted("--data")
     if data is not None:
         trial = Trial(open_labelled(data, inputs, labels, batch_size=size, seed=seed), labels, mask=mask)
-    elif limits.on_answers and judged is not None:
+    elif judged is not None:
         trial = Trial(judged, mask=mask, held_out=True)
     job = Job.of(graph, options, fitted, where, progress, judged)
     if options.has_goal:
@@ -313,6 +316,7 @@ def prune(
         *(notice for notice in fitted.notices if notice not in batches.notices),
         *discrepancy.notices,
         *_few_rows(results, left),
+        *_no_contest(results, options),
         *job.sensitivity.notices,
         *told_of_form,
         *grown(given, info.bytes, written_info.bytes, neurons=unit == "neuron"),
@@ -355,8 +359,19 @@ def _details(options: Options) -> "Details":
     return Details(options.rule)
 
 
-def _few_rows(results: Iterable[LayerResult], left: Iterable[int]) -> list[str]:
+def _no_contest(results: Iterable[LayerResult], options: Options) -> list[str]:
+    """A notice where ``auto`` had nothing to judge candidates on."""
+    contest = options.method == "auto" and options.refit != "none" and options.apply is None
+    names = [part.name for part in results if contest and part.kept < part.width and part.contest is None]
+    return (
+        [f"No rows could be held out for {some_of(names)}: the DPP's mode chose, without a contest."] if names else []
+    )
+
+
+def _few_rows(results: Sequence[LayerResult], left: Iterable[int]) -> list[str]:
     """A notice where some layer was refitted on too few rows for the inputs that are left."""
+    if all(result.kept == result.width for result in results):
+        return []
     short = [
         (result, inputs)
         for result, inputs in zip(results, left, strict=True)

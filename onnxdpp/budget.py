@@ -39,7 +39,7 @@ from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.rewriting import Edits, apply, current, sliced
 from onnxdpp.job import Job
 from onnxdpp.judging import Judge
-from onnxdpp.observation import observe, readings_of
+from onnxdpp.observation import observe, original_weights, readings_of
 from onnxdpp.options import Options
 from onnxdpp.planning import Plan
 from onnxdpp.pruning import execute, with_intercepts
@@ -193,7 +193,7 @@ def _edges(job: Job, todo: Plan) -> Plan:
         return _good_enough(job, path, todo)
     if job.options.target_bytes is not None:
         return _planned(todo, _light_enough(path, bytes_of_edges(job, todo), job.options.target_bytes, "bytes"))
-    goal = float(job.options.target_parameters or 0.0) * parameters(job.graph.model, job.graph.folder)[0]
+    goal = float(job.options.target_parameters or 0.0) * parameters(job.graph.model, job.graph.folder)[1]
     return _planned(todo, _light_enough(path, weight_of_edges(job, todo), goal, "parameters"))
 
 
@@ -201,8 +201,13 @@ def weight_of_edges(job: Job, todo: Plan) -> Callable[[Counts], int]:
     """How many parameters may be other than zero, once each output of a projection keeps so many of its edges."""
     base, todo = with_intercepts(job, todo)
     parts = [target.part for target in todo.targets if isinstance(target.part, Projection)]
-    whole = parameters(base.model, base.folder)[0]
-    return lambda counts: whole - sum((part.n - k) * part.m for k, part in zip(counts, parts, strict=True))
+    carrying = [np.count_nonzero(original_weights(base, part), axis=0) for part in parts]
+    uses = {part.bias.use for part in parts if part.bias is not None and job.options.refit == "affine"}
+    # A refit may put a number wherever a bias has a zero.
+    most = parameters(base.model, base.folder)[1] + sum(int((current(base, {}, use) == 0).sum()) for use in uses)
+    return lambda counts: (
+        most - sum(int(np.maximum(edges - k, 0).sum()) for k, edges in zip(counts, carrying, strict=True))
+    )
 
 
 def _planned(todo: Plan, counts: Counts) -> Plan:

@@ -46,12 +46,16 @@ def bytes_of_edges(job: Job, todo: Plan) -> Callable[[tuple[int, ...]], int]:
 
 
 def _gapped(base: Graph, part: Projection, k: int) -> NDArray[np.float64]:
-    """The (n, m) matrix of a projection with k m entries, all but the last at the beginning of the stored weight."""
+    """The (n, m) matrix of a projection whose outputs keep k edges each, or all they have.
+
+    All but the last entry are at the beginning of the stored weight.
+    """
     outputs_first = part.transposed or part.patch is not None
     weights = part.effective(current(base, {}, part.weight))
+    count = int(np.minimum(k, np.count_nonzero(weights, axis=0)).sum())
     stored = np.array(weights.T if outputs_first else weights, order="C")
     stored[stored == 0] = 1
-    stored.reshape(-1)[k * part.m - 1 : -1] = 0
+    stored.reshape(-1)[max(count, 1) - 1 : -1] = 0
     return stored.T if outputs_first else stored
 
 

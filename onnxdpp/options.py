@@ -13,7 +13,7 @@ from onnxdpp.algebra.refit import FORMS
 from onnxdpp.algebra.selection import KERNELS, METHODS, PATTERNED, Rule, pattern_sizes
 from onnxdpp.errors import UsageError
 from onnxdpp.graph.storage import STORAGES, VALUES
-from onnxdpp.report import plain
+from onnxdpp.report import SCHEMA, plain
 
 UNITS = ("neuron", "edge")
 PROVIDERS = ("auto", "cpu", "cuda")
@@ -66,6 +66,12 @@ class Options:
             )
         if self.apply is not None and self.unit != "neuron":
             raise UsageError("Only neurons can be applied again. Give a keep for edges.")
+        if self.apply is not None and (
+            self.swaps or self.round_to != 1 or any(keep is not None for _, keep in self.layers)
+        ):
+            raise UsageError(
+                "The report says which neurons stay: apply goes with neither --swaps, --round-to nor a layer's keep."
+            )
         if self.sweeps and (self.unit != "neuron" or self.refit == "none" or self.apply is not None):
             raise UsageError("Sweeps are for neurons that are chosen here, with a refit. Leave --sweeps out.")
         if self.polish and self.refit == "none":
@@ -81,6 +87,8 @@ class Options:
             )
         if self.unit == "edge" and self.target_bytes is not None and self.storage == "dense":
             raise UsageError("Edges that are written as zeros save no bytes. Take another --storage than dense.")
+        if self.allocation != "auto" and not goals:
+            raise UsageError("An allocation spreads a target over layers. Give a target, or leave --allocation out.")
         if goals and (self.round_to != 1 or any(keep is not None for _, keep in self.layers)):
             raise UsageError("A target says how many stay: it goes with neither --round-to nor a layer's keep.")
         for name in goals:
@@ -91,7 +99,9 @@ class Options:
                 raise UsageError(f"{name} is {number}; it must be at most 1: the fraction that stays.")
         for name in ("keep", "beta", "epsilon"):
             number = getattr(self, name)
-            if number is not None and not isinstance(number, Real) and (name, number) != ("keep", "auto"):
+            missing = number is None and name == "epsilon"
+            odd = number is not None and (isinstance(number, bool) or not isinstance(number, Real))
+            if missing or (odd and (name, number) != ("keep", "auto")):
                 raise UsageError(f"{name} is {number!r}; it must be a number.")
         if self.keep == "auto" and self.unit != "neuron":
             raise UsageError("The DPP's own size is that of a layer's neurons. Give a keep for edges.")
@@ -109,7 +119,8 @@ class Options:
                 raise UsageError(f"{name} is {value}; it must be a positive number.")
         for name in ("round_to", "batch_size", "max_rows", "seed", "memory", "swaps", "sweeps", "polish"):
             count = getattr(self, name)
-            if count is not None and not isinstance(count, Integral):
+            optional = name in ("batch_size", "max_rows")
+            if not isinstance(count, Integral) and not (optional and count is None):
                 raise UsageError(f"{name} is {count!r}; it must be a whole number.")
             least = 0 if name in ("swaps", "sweeps", "polish") else 1
             if count is not None and count < least and name != "seed":
@@ -168,7 +179,11 @@ CHOICES: dict[str, Sequence[str]] = {
 
 def listed(patterns: str | Iterable[str]) -> list[str]:
     """One pattern, or several."""
-    return [patterns] if isinstance(patterns, str) else list(patterns)
+    found = [patterns] if isinstance(patterns, str) or not isinstance(patterns, Iterable) else list(patterns)
+    for pattern in found:
+        if not isinstance(pattern, str):
+            raise UsageError(f"{pattern!r} is no pattern; layers, skip and methods are text, or several of it.")
+    return found
 
 
 def parse_layer(text: str) -> tuple[str, float | None]:
@@ -193,14 +208,19 @@ def parse_layer(text: str) -> tuple[str, float | None]:
 
 def parse_report(report: Mapping[str, Any]) -> tuple[tuple[str, int, tuple[int, ...]], ...]:
     """Name, width and kept neurons of each layer of an earlier report."""
+    if report.get("schema", SCHEMA) != SCHEMA:
+        raise UsageError(f"The report to apply is a {report['schema']!r}, not the {SCHEMA!r} that is known here.")
     try:
         layers = [(part["name"], part["width"], part["keep"]) for part in report["layers"]]
-        found = tuple((str(name), int(width), tuple(index(k) for k in keep)) for name, width, keep in layers)
+        found = tuple((str(name), index(width), tuple(index(k) for k in keep)) for name, width, keep in layers)
     except (KeyError, TypeError, ValueError):
         raise UsageError("The report to apply is none of onnxdpp prune with --unit neuron.") from None
     for name, width, keep in found:
         if not keep or sorted(set(keep)) != list(keep) or keep[0] < 0 or keep[-1] >= width:
-            raise UsageError(f"The report to apply keeps {len(keep)} neurons of {name!r} that cannot be.")
+            raise UsageError(
+                f"The report to apply keeps {len(keep)} neurons of {name!r} that cannot be: their numbers must rise, "
+                f"each once, from 0 to at most {width - 1}."
+            )
     if not found:
         raise UsageError("The report to apply has no layers.")
     if len({name for name, _, _ in found}) < len(found):
@@ -236,7 +256,10 @@ def parse_bytes(text: str) -> int:
     if found is None or not math.isfinite(number):
         raise UsageError(f"{text!r} is no number of bytes, such as 500MB or 2GiB.")
     base = 1024 if found[3] else 1000
-    return int(number * base ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0))
+    number *= base ** ("KMGT".index(found[2].upper()) + 1 if found[2] else 0)
+    if 0 < number < 1:
+        raise UsageError(f"{text!r} is less than one byte. Bytes are counted: 500MB, or 2GiB.")
+    return int(number)
 
 
 def check_storage(storage: str, values: str) -> None:

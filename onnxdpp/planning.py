@@ -75,13 +75,16 @@ def plan(graph: Graph, options: Options) -> Plan:
             some = ", ".join(repr(part.name) for part in found[:8]) or "none"
             raise UsageError(f"The pattern {pattern!r} matches no layer. Layers that can be pruned: {some}.")
     targets = []
-    if options.apply is not None:
-        return Plan(_decided(found, options.apply), tuple(refused))
+    applied = None if options.apply is None else _decided(found, options.apply)
     for part in found:
+        if applied is not None and part.name not in applied:
+            continue
         keep, reason = _wish(part.name, options)
         if reason is None and isinstance(part, Projection) and 8 * part.n**2 > options.memory:
             reason = f"the moments of its {part.n} inputs would take {8 * part.n**2} bytes, more than memory allows"
-        if reason is None:
+        if reason is None and applied is not None:
+            targets.append(applied[part.name])
+        elif reason is None:
             least = 1 if isinstance(part, Projection) else part.least
             own_size = keep is None and options.keep == "auto"
             targets.append(Target(part, max(least, options.count(keep, part.n)), own_size=own_size))
@@ -96,10 +99,10 @@ def plan(graph: Graph, options: Options) -> Plan:
 
 def _decided(
     found: Sequence[Layer | Projection], apply: Sequence[tuple[str, int, tuple[int, ...]]]
-) -> tuple[Target, ...]:
-    """The layers of an earlier report, with the neurons that stayed."""
+) -> dict[str, Target]:
+    """The layers of an earlier report by name, with the neurons that stayed."""
     layers = {part.name: part for part in found}
-    targets = []
+    targets = {}
     for name, width, keep in apply:
         if name not in layers:
             raise UsageError(f"The report has a layer {name!r}, which this model has not: is it of another model?")
@@ -108,9 +111,8 @@ def _decided(
         layer = layers[name]
         if isinstance(layer, Layer) and len(set(layer.sections[list(keep)].tolist())) < layer.least:
             raise UsageError(f"Of layer {name!r} {layer.least} sections must keep a neuron each: another model?")
-        targets.append(Target(layers[name], len(keep), keep))
-    order = {part.name: number for number, part in enumerate(found)}
-    return tuple(sorted(targets, key=lambda target: order[target.name]))
+        targets[name] = Target(layer, len(keep), keep)
+    return targets
 
 
 def _wish(name: str, options: Options) -> tuple[float | None, str | None]:

@@ -25,7 +25,7 @@ from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.padding import Padding, blanked
 from onnxdpp.graph.projections import Projection, weighted_nodes
 from onnxdpp.graph.samples import picked, spread, stacked
-from onnxdpp.graph.walking import quoted
+from onnxdpp.graph.walking import quoted, some_of
 from onnxdpp.observation import Reading
 
 ROWS = 64
@@ -37,8 +37,7 @@ SHARE = 4
 STEP = 0.1  # of an output's standard deviation
 LEAST_STEP = 16  # of what rounding changes, in the type of the output
 FLOOR = 0.1  # of the mean of M's diagonal, added to it: no error is free
-NAMED = 3  # layers in a notice
-NOT_FELT = "no output of floats is seen to change with it"
+NOT_FELT = "no output of floats is seen to change with one of its consumers"
 SKETCH = 4096  # numbers that changes of the outputs are folded into
 
 
@@ -69,11 +68,10 @@ class Sensitivity:
         """Of which layers the roots were asked for and are not known: one line for each reason."""
         reasons: dict[str, list[str]] = {}
         for layer, reason in self._unknown.items():
-            reasons.setdefault(reason, []).append(quoted(layer))
+            reasons.setdefault(reason, []).append(layer)
         told = []
         for reason, names in reasons.items():
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            told.append(f"Sensitivity is left out for {', '.join(names[:NAMED])}{more}: {reason}.")
+            told.append(f"Sensitivity is left out for {some_of(names)}: {reason}.")
         return told
 
     def roots(self, wanted: Sequence[Reading], layer: str) -> list[Matrix] | None:

@@ -49,9 +49,15 @@ def expected_sizes(
     -------
     dict, list of str
         The size, from 0 to n, by the layer's name; and one line for each reason why layers have none.
+
+    Raises
+    ------
+    DataError
+        If the data give none of the layers a size.
     """
     sizes: dict[str, float] = {}
     failed: dict[str, list[str]] = {}
+    last: DataError | None = None
     with threadpool_limits(1), ThreadPoolExecutor(cores()) as executor:
         for layer in layers:
             wanted = readings_of(graph, layer, options.memory)
@@ -63,4 +69,7 @@ def expected_sizes(
                 sizes[layer.name] = expected_size(observed, layer.n, options.rule)
             except (DataError, np.linalg.LinAlgError) as error:
                 failed.setdefault(str(error), []).append(quoted(layer.name))
+                last = error if isinstance(error, DataError) else last
+    if last is not None and not sizes:
+        raise last
     return sizes, [f"No expected size of {', '.join(names)}: {reason}" for reason, names in failed.items()]

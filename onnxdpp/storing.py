@@ -109,6 +109,8 @@ def pack(
         raise NothingToPrune(f"No weight of the model becomes smaller by storage {storage}{told}", reasons)
     progress("compare", 0.5)
     _check(form, now, where, rows)
+    if values == "float16" and rows is not None:
+        notices += _rounded(now, form, where, rows)
     progress("weigh", 0.7)
     files, told_of_files = weighed(form, folder, where)
     written = model_info(form.model, folder)
@@ -210,6 +212,15 @@ def _check(form: Form, graph: Graph, provider: str, rows: Batches | None) -> Non
     flaw = flaw_of(form, graph, provider, None if rows is None else next(iter(rows)))
     if flaw is not None:
         raise ModelError(f"The packed model is not what its dense form is, and is not written: {flaw}")
+
+
+def _rounded(graph: Graph, form: Form, provider: str, rows: Batches) -> list[str]:
+    """How far the answers move since values are rounded."""
+    before, after = (Session(model, provider, graph.folder) for model in (graph.model, form.dense))
+    worst = differences(before, after, rows, random_values=graph.random_values).worst
+    if math.isnan(worst):
+        return []
+    return [f"Values are rounded to float16: the worst output moves by {worst:.3g} (relative L2) on random rows."]
 
 
 def _converted(graph: Graph, opset: int, provider: str, rows: Batches | None) -> Graph:

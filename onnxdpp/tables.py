@@ -121,7 +121,8 @@ def packing_tables(found: dict[str, Any], out: Path) -> Iterator[RenderableType]
     yield from storage_tables(found["storage"])
     before, after = found["opset"]["before"], found["opset"]["after"]
     opset = f"opset {before} converted to {after}, " if before != after else ""
-    same = f"the same bits on {found['rows']:,} random rows on {found['provider']}, " if found["rows"] else ""
+    rows = f"on {found['rows']:,} random rows on {found['provider']}, "
+    same = f"packed and dense give the same bits {rows}" if found["rows"] else ""
     yield f"wrote {_safe(str(out), 4096)} ({opset}{same}{found['seconds']:.1f} s)"
 
 

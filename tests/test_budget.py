@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 import onnxdpp
 from onnxdpp.algebra.moments import Accumulator
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.selection import Rule, expected_size
+from onnxdpp.algebra.selection import METHODS, Rule, expected_size
 from onnxdpp.errors import UsageError
 
 
@@ -333,9 +333,72 @@ def test_report_applied_to_another_training_keeps_the_neurons_and_fits_anew() ->
     assert applied["discrepancy"]["y"]["relative_l2"] < bare["discrepancy"]["y"]["relative_l2"]
 
 
+def test_patterns_choose_among_the_layers_of_an_applied_report() -> None:
+    report = onnxdpp.prune(network(), X, keep=0.4, method="dpp", provider="cpu").report
+    names = [part["name"] for part in report["layers"]]
+
+    def applied(**patterns: Any) -> list[str]:
+        found = onnxdpp.prune(network(), X, apply=report, provider="cpu", **patterns).report
+        return [part["name"] for part in found["layers"]]
+
+    assert applied() == names
+    assert applied(skip=names[0]) == names[1:]
+    assert applied(layers=names[1]) == [names[1]]
+    with pytest.raises(onnxdpp.NothingToPrune):
+        applied(skip=names)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"swaps": 1}, {"round_to": 4}, {"layers": "fc1=0.5"}, {"method": "obs"}],
+    ids=lambda part: next(iter(part)),
+)
+def test_options_that_choose_neurons_do_not_go_with_a_report(options: dict[str, Any]) -> None:
+    report = {"layers": [{"name": "fc1", "width": 80, "keep": [1]}]}
+    with pytest.raises(UsageError, match="The report says which neurons stay"):
+        onnxdpp.prune(network(), X, apply=report, provider="cpu", **options)
+
+
+def test_discrepancy_that_a_target_was_judged_by_is_reported() -> None:
+    found = onnxdpp.prune(network(), X, target_discrepancy=0.3, provider="cpu").report
+    tried = found["evaluation"]
+    assert (tried["held_out"], tried["rows"]) == (True, 160)
+    assert tried["discrepancy"]["y"]["relative_l2"] <= 0.3
+
+
+# Models that were pruned before
+
+
+def sparse() -> ModelProto:
+    options: dict[str, Any] = {"unit": "edge", "method": "dpp", "storage": "dense", "provider": "cpu"}
+    return onnxdpp.prune(network(), X, keep=0.2, **options).model
+
+
+@pytest.mark.parametrize("method", [*METHODS, "auto"])
+def test_edges_that_were_pruned_before_do_not_come_back(method: str) -> None:
+    """Where there is room for all that are left, the model stays as it is."""
+    again = onnxdpp.prune(sparse(), X, keep=0.6, unit="edge", method=method, storage="dense", provider="cpu").report
+    before, after = (again["model"][side]["nonzero"] for side in ("before", "after"))
+    assert after <= before
+    if method not in ("dpp-sample", "random"):
+        assert again["discrepancy"]["y"]["relative_l2"] < 1e-6
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5])
+def test_target_counts_the_weights_that_a_sparse_model_has(share: float) -> None:
+    found = onnxdpp.prune(sparse(), X, target_parameters=share, unit="edge", method="dpp", provider="cpu").report
+    before, after = (found["model"][side]["nonzero"] for side in ("before", "after"))
+    assert 0.8 * share * before <= after <= share * before
+
+
 @pytest.mark.parametrize(
     ("report", "message"),
     [
+        ({"schema": "onnxdpp/report/0", "layers": []}, "The report to apply is a 'onnxdpp/report/0', not the"),
+        (
+            {"layers": [{"name": "fc1", "width": "80", "keep": [1]}]},
+            "The report to apply is none of onnxdpp prune with",
+        ),
         (
             {"layers": [{"name": "fc9", "width": 80, "keep": [1]}]},
             "The report has a layer 'fc9', which this model has not",

@@ -14,6 +14,8 @@ from models import model, normal
 from onnx import ModelProto
 
 import onnxdpp
+from onnxdpp import sizing
+from onnxdpp.errors import DataError
 from onnxdpp.report import schema
 
 Run = Callable[..., Outcome]
@@ -183,13 +185,21 @@ def test_layer_that_overflows_has_no_size_and_the_others_have(inspect: Run, cali
     assert sizes(found)["fc2"] == pytest.approx(12.01 / 13.01 + 11 * 0.01 / 1.01, rel=1e-9)
 
 
-def test_layers_without_size_for_one_reason_are_told_together() -> None:
+def test_data_that_cannot_be_used_are_an_error() -> None:
     rows = X["x"].copy()
     rows[3, 2] = np.nan
-    found = onnxdpp.inspect(mlp(), calib={"x": rows}, provider="cpu")
+    with pytest.raises(DataError, match=r"input 'x', row 3 .*, holds nan"):
+        onnxdpp.inspect(mlp(), calib={"x": rows}, provider="cpu")
+
+
+def test_layers_without_size_for_one_reason_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> float:
+        raise np.linalg.LinAlgError("It has no eigenvalues.")
+
+    monkeypatch.setattr(sizing, "expected_size", failing)
+    found = onnxdpp.inspect(mlp(), calib=X, provider="cpu")
     assert sizes(found) == {"fc1": None, "fc2": None}
-    (notice,) = found["notices"]
-    assert notice.startswith("No expected size of 'fc1', 'fc2': The dict of data: input 'x', row 3")
+    assert found["notices"] == ["No expected size of 'fc1', 'fc2': It has no eigenvalues."]
 
 
 def test_kernel_beyond_float64_is_no_size() -> None:

@@ -5,6 +5,7 @@ What the forms are, byte by byte, is tested in `test_storage`.
 
 import copy
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -456,7 +457,7 @@ def test_pack_and_unpack_beside_the_model(onnxdpp_: Run, dense: Path) -> None:
     assert outcome.code == 0, outcome
     assert "pack last" in outcome.err
     out = dense.with_name("net.packed.onnx")
-    assert f"wrote {out} (the same bits on 8 random rows on cpu, " in outcome.out
+    assert f"wrote {out} (packed and dense give the same bits on 8 random rows on cpu, " in outcome.out
     assert "bits and values" in outcome.out
     outcome = onnxdpp_("unpack", out, "--provider", "cpu", "-o", dense.with_name("back.onnx"))
     assert outcome.code == 0, outcome
@@ -574,3 +575,10 @@ def test_digits_edges_are_smaller_in_proportion(tmp_path: Path) -> None:
     sizes = result.report["model"]
     assert sizes["after"]["bytes"] < 0.24 * sizes["before"]["bytes"]
     assert sys.getsizeof(data()) > 0
+
+
+def test_rounded_values_are_told_with_what_they_do_to_the_answers() -> None:
+    found = onnxdpp.pack(masked(), values="float16", provider="cpu").report
+    (told,) = (notice for notice in found["notices"] if notice.startswith("Values are rounded to float16"))
+    moved = float(re.search(r"moves by (\S+) \(relative L2\)", told)[1])  # type: ignore[index]
+    assert 1e-6 < moved < 1e-2

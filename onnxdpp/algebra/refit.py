@@ -99,7 +99,7 @@ def refit_edges(
     ----------
     moments : Moments
     kept : (k, m) integer array
-        Column j: the inputs that output j keeps.
+        Column j: the inputs that output j keeps. Where that is room for all that have a weight, what is zero stays so.
     form : {"affine", "linear", "none"}
     executor : Executor
         Where the outputs, each a problem of its own, are solved side by side.
@@ -118,8 +118,9 @@ def refit_edges(
     gram, cross = _centred(moments, form)
     strength = ridge(moments, len(kept), form) if strength is None else strength
     solve = partial(_solve_edge, gram, cross, moments.weights, strength)
-    for j, solved in enumerate(executor.map(solve, outputs, kept.T)):
-        weights[kept[:, j], j] = solved
+    free = [_carrying(keep, moments.weights[:, j]) for j, keep in enumerate(kept.T)]
+    for j, solved in enumerate(executor.map(solve, outputs, free)):
+        weights[free[j], j] = solved
     return _with_intercept(moments, weights, form)
 
 
@@ -184,6 +185,11 @@ def _with_intercept(moments: Moments, weights: Matrix, form: str) -> Fit:
     return Fit(weights, moments.mean_y - moments.mean_x @ weights if form == "affine" else None)
 
 
+def _carrying(keep: NDArray[np.intp], weights: Matrix) -> NDArray[np.intp]:
+    """The kept edges of one output that may have a weight: none of what was pruned before comes back for nothing."""
+    return keep if np.count_nonzero(weights) > len(keep) else keep[weights[keep] != 0]
+
+
 def _solve_edge(
     gram: Matrix, cross: Matrix, weights: Matrix, strength: float, output: int, keep: NDArray[np.intp]
 ) -> Matrix:
@@ -193,7 +199,7 @@ def _solve_edge(
 def _solve(gram: Matrix, cross: Matrix, weights: Matrix, strength: float) -> Matrix:
     """``weights + (gram + λ I)⁻¹ (cross - gram weights)`` for a positive semidefinite (k, k) Gram."""
     missing = cross - gram @ weights
-    scale = float(np.trace(gram)) / len(gram)
+    scale = float(np.trace(gram)) / (len(gram) or 1)
     if scale <= 0 or not missing.any():
         return weights
     # Where rounding made the Gram indefinite by more than the ridge, a larger one is still tiny.

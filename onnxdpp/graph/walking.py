@@ -114,6 +114,16 @@ def quoted(text: str | bytes, limit: int = 80) -> str:
     return shown if len(text) <= limit else f"{shown[:-1]}...{shown[-1]}"
 
 
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, for a message.
+
+    >>> some_of(["a", "b"]), some_of(["a", "b", "c", "d"], most=2)
+    ("'a', 'b'", "'a', 'b' and 2 more")
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(quoted, names[:most])) + more
+
+
 def escaped(text: str | bytes, limit: int = 80) -> str:
     """Text for a message, as `quoted` shows it, without the quotes."""
     return quoted(text, limit)[1:-1]
