@@ -94,7 +94,7 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
         )
     if taken and not _near_enough(job, pruned):
         return begun, f"Polishing was undone: with {taken} steps the outputs would miss the target."
-    gain = f"discrepancy {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows held out"
+    gain = f"discrepancy {first.discrepancy:.4g} to {best.discrepancy:.4g} on rows that no step was fitted to"
     return pruned, f"Polishing took {taken} of {tried} steps: {gain}."
 
 
