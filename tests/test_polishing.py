@@ -394,7 +394,8 @@ def test_outputs_come_nearer_on_rows_never_seen(options: dict[str, Any]) -> None
     assert error(polished.model, network()) < 0.97 * error(plain.model, network())
     assert plain.report["model"]["after"] | {"sha256": ""} == polished.report["model"]["after"] | {"sha256": ""}
     (told,) = (notice for notice in polished.report["notices"] if notice.startswith("Polishing took"))
-    found = re.fullmatch(r"Polishing took (\d+) of (\d+) steps: discrepancy (\S+) to (\S+) on rows that no step was fitted to\.", told)
+    pattern = r"Polishing took (\d+) of (\d+) steps: discrepancy (\S+) to (\S+) on rows that no step was fitted to\."
+    found = re.fullmatch(pattern, told)
     assert found is not None
     assert float(found[4]) < float(found[3])
     again = onnxdpp.prune(network(), {"x": X}, polish=2, provider="cpu", **options)
