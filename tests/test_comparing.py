@@ -195,7 +195,11 @@ def test_errors_are_those_that_evaluate_counts(declared: str, last: str) -> None
     ("options", "message"),
     [
         ({"labels": "truth"}, r"Labels belong to data .* Add --data"),
-        ({"labels": "truht", "data": labelled()}, "has no array for input 'truht'.* Did you mean 'truth'"),
+        (
+            {"labels": "truht", "data": labelled()},
+            r"has no array 'truht' \(--labels\); it has 'x', 'truth'\. Did you mean 'truth'\?$",
+        ),
+        ({"labels": "truth", "data": {"x": data(2), "truth": [0.0, 1.0]}}, r"array 'truth' \(--labels\) wants int64"),
         ({"labels": "x", "data": labelled()}, "The labels 'x' are an input of the model"),
         ({"labels": "truth", "data": "random:9"}, "Random data have no labels"),
         ({"labels": "truth", "data": {"x": data(3), "truth": [0, 1, 3]}}, "go from 0 to 3, but the model tells 3"),
