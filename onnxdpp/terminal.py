@@ -80,7 +80,8 @@ def importing() -> Iterator[None]:
             yield
     except (ImportError, ValueError, AttributeError) as error:
         raise MachineError(
-            f"A package cannot be imported: {error}. Run: pip install --upgrade --force-reinstall onnxdpp"
+            f"A package cannot be imported: {error}. In a folder with onnxdpp's sources, run: pip install --upgrade "
+            "--force-reinstall ."
         ) from error
 
 

@@ -413,7 +413,7 @@ def test_plot_without_matplotlib_is_refused_at_once(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refusal(compare("--plot", tmp_path / "a.png"), 5)
     assert "A plot needs matplotlib" in message
-    assert "pip install 'onnxdpp[plot]'" in message
+    assert "Run: pip install 'matplotlib>=3.9'" in message
     assert not (tmp_path / "a.png").exists()
 
 

@@ -1277,7 +1277,7 @@ def test_packages_built_for_another_numpy(
     monkeypatch.setitem(sys.modules, home, broken)
     line = refusal(onnxdpp("inspect", net) if command == "inspect" else prune(), 5)
     assert line.startswith("onnxdpp: A package cannot be imported: ")
-    assert "Run: pip install --upgrade --force-reinstall onnxdpp" in line
+    assert "In a folder with onnxdpp's sources, run: pip install --upgrade --force-reinstall ." in line
 
 
 @pytest.fixture
