@@ -24,6 +24,7 @@ from onnxdpp.terminal import (
     MAX_ROWS,
     PROVIDER,
     QUIET,
+    REFIT,
     SKIP,
     VALUES,
     Bytes,
@@ -55,7 +56,9 @@ def cli() -> None:
 @click.argument("model")
 @click.option("--verify", is_flag=True, help="Run MODEL to show that each layer can be cut.")
 @click.option(
-    "--calib", metavar="DATA", help="Show how many neurons each DPP keeps there.  [default for --verify: random:8]"
+    "--calib",
+    metavar="DATA",
+    help="Show how many neurons each layer's DPP would keep on these rows.  [default for --verify: random:8]",
 )
 @KERNEL
 @BETA
@@ -124,7 +127,14 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
     help="auto: the best of several on rows held out.  [default: auto; dpp where its options are given]",
 )
 @KERNEL
-@click.option("--swaps", type=int, default=0, show_default=True, metavar="N", help="Swap N neurons for better ones.")
+@click.option(
+    "--swaps",
+    type=int,
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Swap up to N neurons of each layer, while the error of the refit falls.",
+)
 @click.option(
     "--sensitivity/--no-sensitivity",
     default=None,
@@ -148,13 +158,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 )
 @BETA
 @EPSILON
-@click.option(
-    "--refit",
-    default="affine",
-    show_default=True,
-    metavar="affine|linear|none",
-    help="linear is the papers'.",
-)
+@REFIT
 @click.option(
     "--layer",
     "layers",
@@ -182,7 +186,7 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
 @click.option(
     "--storage",
     metavar="dense|packed|sparse|auto",
-    help="How zeros are written.  [default: auto for edges: not at all; dense for neurons]",
+    help="How weights with zeros are stored.  [default: auto for edges, packed models and float16; else dense]",
 )
 @VALUES
 @click.option("--data", metavar="DATA", help="Try the pruned model on these rows too.")
@@ -342,7 +346,7 @@ def evaluate(
 @KERNEL
 @BETA
 @EPSILON
-@click.option("--refit", default="affine", show_default=True, metavar="affine|linear|none", help="After each choice.")
+@REFIT
 @click.option("--layer", "layers", multiple=True, metavar="PATTERN", help="Prune only these.")
 @SKIP
 @PROVIDER

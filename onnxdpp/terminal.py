@@ -158,6 +158,13 @@ EPSILON = click.option(
     metavar="E",
     help="Added to the kernel's diagonal.",
 )
+REFIT = click.option(
+    "--refit",
+    default="affine",
+    show_default=True,
+    metavar="affine|linear|none",
+    help="Least squares with an intercept; without, as in the papers; none.",
+)
 PROVIDER = click.option(
     "--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run."
 )
