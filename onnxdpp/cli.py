@@ -94,10 +94,9 @@ def inspect(model: str, as_json: bool, debug: bool, **options: Any) -> None:
         show(inspection_tables(found))
     failed = [layer["name"] for layer in found["layers"] if layer["verdict"] and not layer["verdict"]["passed"]]
     if failed:
-        say(
-            f"error: {len(failed)} layers fail: {', '.join(map(ascii, failed))}. That is a fault of onnxdpp: skip them."
-        )
-        raise SystemExit(MISSED)
+        names = ", ".join(map(ascii, failed))
+        say(f"error: Layers that fail their test: {names}. That is a bug in onnxdpp; leave them out with --skip.")
+        click.get_current_context().exit(MISSED)
 
 
 @cli.command()
@@ -239,7 +238,8 @@ def prune(
     check_summary(summary, as_json)
     if all(options[name] is None for name in ("keep", "pattern", "apply", *GOALS)):
         raise click.UsageError(
-            "Missing option '--keep' (or a '--target-...'; or, for edges, '--pattern').", click.get_current_context()
+            "Missing option '--keep' (or a '--target-...'; for neurons '--apply'; for edges '--pattern').",
+            click.get_current_context(),
         )
     check_input(model)
     source = Path(model)

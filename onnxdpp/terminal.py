@@ -33,7 +33,7 @@ class Keep(click.ParamType[float | str]):
         try:
             return float(value)
         except ValueError:
-            self.fail(f"{value!r} is not a valid float.", param, ctx)
+            self.fail(f"{value!r} is neither 'auto' nor a number.", param, ctx)
 
 
 class Beta(click.ParamType[float | None]):
