@@ -1,7 +1,7 @@
 """The command line: options -> one call -> tables or JSON. It alone prints, with `terminal` and `gating`.
 
-Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate missed, 2 usage, 3 bad model or data, 4
-nothing to prune, 5 environment, 130 interrupted.
+Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 a gate missed or a layer that fails its test, 2
+usage, 3 bad model or data, 4 nothing to prune, pack or unpack, 5 environment, 130 interrupted, 143 terminated.
 """
 
 import signal
