@@ -68,7 +68,8 @@ def _run(arguments: Sequence[str]) -> int:
     except ImportError as error:
         if debug:
             traceback.print_exc()
-        return _fail(f"A package cannot be imported: {error}. Run: pip install --upgrade onnxdpp", 5)
+        advice = "In a folder with onnxdpp's sources, run: pip install --upgrade ."
+        return _fail(f"A package cannot be imported: {error}. {advice}", 5)
     except MemoryError:
         return _fail("Out of memory. A smaller --batch-size takes less.", 5)
     except OSError as error:  # files are translated where they are used: what is left is standard output

@@ -220,7 +220,9 @@ def _light_enough(path: Sequence[Counts], weight: Callable[[Counts], int], goal:
     place = _bisect(len(path), lambda index: weight(path[index]) <= goal)
     if place is None:
         least = weight(path[-1])
-        raise UsageError(f"No more can go than leaves {least:,} {unit}; the goal is {goal:,.0f}. Ask for no less.")
+        raise UsageError(
+            f"The smallest model that can be reached has {least:,} {unit}, and the goal is {goal:,.0f}. Raise it."
+        )
     return path[place]
 
 

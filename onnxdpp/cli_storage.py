@@ -78,9 +78,9 @@ def pack(model: str, output: str | None, debug: bool, **options: Any) -> None:
 @FORCE
 @DEBUG
 def unpack(model: str, output: str | None, debug: bool, **options: Any) -> None:
-    """Write MODEL, which `onnxdpp pack` or `prune` has packed, with dense weights: those that were packed.
+    """Write a packed MODEL with dense weights again.
 
-    Exit code 4 if nothing in it is packed.
+    They are those that `onnxdpp pack` or `prune` has packed, byte for byte. Exit code 4 if nothing in it is packed.
     """
     with importing():
         from onnxdpp.storing import unpack as run

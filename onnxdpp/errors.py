@@ -5,8 +5,8 @@
     OnnxdppError
     ├── UsageError        2   an option or argument that cannot be
     ├── ModelError        3   the model file or its graph
-    ├── DataError         3   the calibration data
-    ├── NothingToPrune    4   no layer may be pruned; ``refusals`` says why
+    ├── DataError         3   the calibration data, or others
+    ├── NothingToPrune    4   nothing may be pruned, packed or unpacked; ``refusals`` says why
     └── MachineError      5   device, disk, packages
 
 A message is one line: what is wrong with which named thing and with which values, then what to do.
@@ -36,18 +36,18 @@ class ModelError(OnnxdppError):
 
 
 class DataError(OnnxdppError):
-    """The calibration data do not fit the model or cannot be read."""
+    """Calibration data, or others, do not fit the model or cannot be read."""
 
     exit_code = 3
 
 
 class NothingToPrune(OnnxdppError):
-    """No layer of the model may be pruned.
+    """No layer of the model may be pruned; no weight would be smaller packed; or none is packed.
 
     Attributes
     ----------
     refusals : sequence of (name, reason)
-        Why, for each candidate.
+        Why, for each candidate; of `unpack`, none.
     """
 
     exit_code = 4

@@ -16,12 +16,31 @@ STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _OPTIONS: Sequence[Callable[[Any], Any]] = (
-    click.option("--max-discrepancy", type=float, metavar="D", help="Gate: the worst output's relative L2."),
-    click.option("--max-accuracy-drop", type=float, metavar="F", help="Gate: share of rows; needs --labels."),
-    click.option("--min-agreement", type=float, metavar="F", help="Gate: share of rows of the same class."),
-    click.option("--max-size-ratio", type=float, metavar="F", help="Gate: file bytes, pruned to original."),
-    click.option("--min-speedup", type=float, metavar="F", help="Gate: latency, original to pruned."),
-    click.option("--baseline", metavar="REPORT", help="Gate: no worse than in this earlier report."),
+    click.option(
+        "--max-discrepancy", type=float, metavar="D", help="Gate: the relative L2 of the worst output is at most D."
+    ),
+    click.option(
+        "--max-accuracy-drop",
+        type=float,
+        metavar="F",
+        help="Gate: accuracy falls by at most this share of the rows; needs --labels.",
+    ),
+    click.option(
+        "--min-agreement", type=float, metavar="F", help="Gate: at least this share of the rows keeps its class."
+    ),
+    click.option(
+        "--max-size-ratio",
+        type=float,
+        metavar="F",
+        help="Gate: file bytes of the pruned model, divided by the original's, at most F.",
+    ),
+    click.option(
+        "--min-speedup",
+        type=float,
+        metavar="F",
+        help="Gate: latency of the original, divided by the pruned one's, at least F.",
+    ),
+    click.option("--baseline", metavar="REPORT", help="Gates: no figure is worse than in this earlier report."),
     click.option("--summary", is_flag=True, help=f"Markdown, added to the file ${STEP_SUMMARY} names, else on stdout."),
 )
 

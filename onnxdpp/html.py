@@ -103,7 +103,7 @@ def template_environment() -> "Environment":
         from markupsafe import Markup
     except ImportError as error:
         raise MachineError(
-            "The HTML report needs jinja2, which is not installed. Run: pip install 'onnxdpp[html]'"
+            "The HTML report needs jinja2, which is not installed. Run: pip install 'jinja2>=3.1'"
         ) from error
 
     def shown(value: object) -> object:

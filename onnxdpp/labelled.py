@@ -40,7 +40,7 @@ def open_labelled(source: Source, inputs: Sequence[InputSpec], labels: str | Non
     row_wise, fixed = row_axis(inputs)
     if not row_wise:
         raise UsageError("Not all inputs of the model have a row axis, so that no label belongs to a row.")
-    return open_batches(source, (*inputs, InputSpec(labels, np.dtype(np.int64), (fixed,))), **options)
+    return open_batches(source, (*inputs, InputSpec(labels, np.dtype(np.int64), (fixed,), labels=True)), **options)
 
 
 def classification_error(graph: Graph, model: ModelProto, batches: Batches, labels: str, provider: str) -> float:

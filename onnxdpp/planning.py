@@ -92,7 +92,13 @@ def plan(graph: Graph, options: Options) -> Plan:
             refused.append(Refusal(part.name, reason))
     if not targets:
         reasons = [(refusal.name, refusal.reason) for refusal in refused]
-        why = f"no layer of {len(reasons)} candidates" if reasons else "its graph has no Gemm, MatMul or Conv"
+        why = "its graph has no Gemm, MatMul or Conv"
+        if reasons:
+            why = (
+                f"none of {len(reasons)} candidate layers may be cut"
+                if reasons[1:]
+                else "its one candidate layer may not be cut"
+            )
         raise NothingToPrune(f"Nothing can be pruned: {why}.", reasons)
     return Plan(tuple(targets), tuple(refused))
 

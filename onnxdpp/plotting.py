@@ -76,7 +76,7 @@ def check_plot(path: str | Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise MachineError(f"A plot needs matplotlib ({error}). Run: pip install 'onnxdpp[plot]'") from error
+        raise MachineError(f"A plot needs matplotlib ({error}). Run: pip install 'matplotlib>=3.9'") from error
 
 
 def image(found: dict[str, Any], suffix: str) -> bytes:

@@ -33,7 +33,8 @@ class ModelSize:
     parameters, nonzero : int
         Entries of all float constants, and how many of them are not zero.
     macs : int or None
-        Multiply-accumulates per row in Gemm, MatMul and Conv nodes of the main graph; None where not measured.
+        Multiply-accumulates per row in Gemm, MatMul, Conv and ConvTranspose nodes of the main graph; None where not
+        measured.
     """
 
     sha256: str

@@ -103,10 +103,14 @@ def pack(
     form = form_of(whole, folder, storage, values)
     if not form.smaller:
         reasons = [(part.name, part.reason) for part in form.tensors]
-        told = ":" if reasons else ": none of them has zeros enough."
+        told = ":" if reasons else ": none has enough zeros."
         if reasons and now.opset < OPSET:
-            told = f". Its operators are of opset {now.opset}, too old to unpack weights: add --opset 13 to convert it."
-        raise NothingToPrune(f"No weight of the model becomes smaller by storage {storage}{told}", reasons)
+            told = (
+                f". The operators of the model are of opset {now.opset}, too old to unpack weights: add --opset 13 to "
+                "convert it."
+            )
+        way = "Packing" if storage == "auto" else f"Storage {storage}"
+        raise NothingToPrune(f"{way} would not make any weight smaller{told}", reasons)
     progress("compare", 0.5)
     _check(form, now, where, rows)
     if values == "float16" and rows is not None:

@@ -33,7 +33,7 @@ class Keep(click.ParamType[float | str]):
         try:
             return float(value)
         except ValueError:
-            self.fail(f"{value!r} is not a valid float.", param, ctx)
+            self.fail(f"{value!r} is neither 'auto' nor a number.", param, ctx)
 
 
 class Beta(click.ParamType[float | None]):
@@ -80,7 +80,8 @@ def importing() -> Iterator[None]:
             yield
     except (ImportError, ValueError, AttributeError) as error:
         raise MachineError(
-            f"A package cannot be imported: {error}. Run: pip install --upgrade --force-reinstall onnxdpp"
+            f"A package cannot be imported: {error}. In a folder with onnxdpp's sources, run: pip install --upgrade "
+            "--force-reinstall ."
         ) from error
 
 
@@ -156,6 +157,13 @@ EPSILON = click.option(
     show_default=True,
     metavar="E",
     help="Added to the kernel's diagonal.",
+)
+REFIT = click.option(
+    "--refit",
+    default="affine",
+    show_default=True,
+    metavar="affine|linear|none",
+    help="Least squares with an intercept; without, as in the papers; none.",
 )
 PROVIDER = click.option(
     "--provider", default="auto", show_default=True, metavar="auto|cpu|cuda", help="Where models run."

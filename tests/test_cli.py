@@ -32,6 +32,7 @@ from invoking import (
 )
 
 from onnxdpp.report import schema
+from onnxdpp.verifying import Verdict
 
 Run = Callable[..., Outcome]
 
@@ -297,7 +298,7 @@ def test_skip_of_everything_leaves_nothing_to_prune(prune: Run, tmp_path: Path) 
     outcome = prune("--skip", "fc*")
     assert (outcome.code, outcome.out) == (4, "")
     assert outcome.err.splitlines() == [
-        "onnxdpp: Nothing can be pruned: no layer of 3 candidates.",
+        "onnxdpp: Nothing can be pruned: none of 3 candidate layers may be cut.",
         "  fc3: its value 'y' is a graph output",
         "  fc1, fc2: protected by --skip fc*",
     ]
@@ -481,6 +482,16 @@ def test_inspect_json(onnxdpp: Run, model: Path) -> None:
     assert found["refusals"] == [{"name": "fc3", "unit": "neuron", "reason": "its value 'y' is a graph output"}]
 
 
+def test_inspect_names_layers_that_fail_their_test(onnxdpp: Run, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = [Verdict(name, 0.5, 0.0, False) for name in ("fc1", "fc2")]
+    monkeypatch.setattr("onnxdpp.inspecting.check_layers", lambda *_: failed)
+    outcome = onnxdpp("inspect", model, "--verify", "--provider", "cpu")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "error: Layers that fail their test: 'fc1', 'fc2'. That is a bug in onnxdpp; leave them out with --skip.\n"
+    )
+
+
 def test_inspect_of_nothing_to_prune_is_no_error(onnxdpp: Run, tmp_path: Path) -> None:
     path = stored(mlp("g (float[N] x) => (float[N] y) { y = Relu(x) }"), tmp_path / "a.onnx")
     assert onnxdpp("inspect", path).code == 0
@@ -531,13 +542,17 @@ def test_no_arguments_show_the_help(onnxdpp: Run) -> None:
         (["inspect", "a", "b"], "Got unexpected extra argument (b)"),
         (
             ["prune", "a", "--calib", "b"],
-            "Missing option '--keep' (or a '--target-...'; or, for edges, '--pattern'). Try 'onnxdpp prune --help'.",
+            "Missing option '--keep' (or a '--target-...'; for neurons '--apply'; for edges '--pattern'). "
+            "Try 'onnxdpp prune --help'.",
         ),
         (["prune", "a", "--keep", "1"], "Missing option '--calib'."),
         (["prune", "a", "--calib"], "Option '--calib' requires an argument."),
         (["prune", "a", "--calib", "b", "--kee", "1"], "No such option '--kee'."),
-        (["prune", "a", "--calib", "b", "--keep", "70%"], "Invalid value for '--keep': '70%' is not a valid float."),
-        (["prune", "a", "--calib", "b", "--keep", "0.7.1"], "'0.7.1' is not a valid float."),
+        (
+            ["prune", "a", "--calib", "b", "--keep", "70%"],
+            "Invalid value for '--keep': '70%' is neither 'auto' nor a number.",
+        ),
+        (["prune", "a", "--calib", "b", "--keep", "0.7.1"], "'0.7.1' is neither 'auto' nor a number."),
         (["prune", "a", "--calib", "b", "--keep", "1", "--beta", "x"], "'x' is neither 'auto' nor a number."),
         (["prune", "a", "--calib", "b", "--keep", "1", "--seed", "x"], "'x' is not a valid integer."),
         (["prune", "a", "--calib", "b", "--keep", "1", "--seed", "1.5"], "'1.5' is not a valid integer."),

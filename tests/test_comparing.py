@@ -195,7 +195,11 @@ def test_errors_are_those_that_evaluate_counts(declared: str, last: str) -> None
     ("options", "message"),
     [
         ({"labels": "truth"}, r"Labels belong to data .* Add --data"),
-        ({"labels": "truht", "data": labelled()}, "has no array for input 'truht'.* Did you mean 'truth'"),
+        (
+            {"labels": "truht", "data": labelled()},
+            r"has no array 'truht' \(--labels\); it has 'x', 'truth'\. Did you mean 'truth'\?$",
+        ),
+        ({"labels": "truth", "data": {"x": data(2), "truth": [0.0, 1.0]}}, r"array 'truth' \(--labels\) wants int64"),
         ({"labels": "x", "data": labelled()}, "The labels 'x' are an input of the model"),
         ({"labels": "truth", "data": "random:9"}, "Random data have no labels"),
         ({"labels": "truth", "data": {"x": data(3), "truth": [0, 1, 3]}}, "go from 0 to 3, but the model tells 3"),
@@ -258,7 +262,7 @@ def test_match_that_cannot_be_is_said_before_any_run() -> None:
     """Two neurons with 100 readers: one edge for each leaves 4 + 200, one neuron 9 + 200."""
     text = "mlp (float[N, 8] x) => (float[N, 100] y) { a = Gemm(x, w, b) p = Relu(a) y = Gemm(p, v, c) }"
     network = built(text, w=(8, 2), b=(2,), v=(2, 100), c=(100,))
-    with pytest.raises(onnxdpp.UsageError, match="No more can go than leaves 209 parameters; the goal is 204"):
+    with pytest.raises(onnxdpp.UsageError, match="can be reached has 209 parameters, and the goal is 204"):
         compared(network, unit="both", match="parameters", keeps=[0.01])
 
 
@@ -409,7 +413,7 @@ def test_plot_without_matplotlib_is_refused_at_once(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refusal(compare("--plot", tmp_path / "a.png"), 5)
     assert "A plot needs matplotlib" in message
-    assert "pip install 'onnxdpp[plot]'" in message
+    assert "Run: pip install 'matplotlib>=3.9'" in message
     assert not (tmp_path / "a.png").exists()
 
 

@@ -10,7 +10,11 @@ import click
 import pytest
 from invoking import DIGITS, execute
 
+from onnxdpp.__main__ import INTERRUPTED
 from onnxdpp.cli import cli
+from onnxdpp.errors import OnnxdppError
+from onnxdpp.gating import MISSED
+from onnxdpp.terminal import TERMINATED
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("samples/**/*.md")])
@@ -113,6 +117,13 @@ def test_readme_tells_every_option(command: str) -> None:
         for option in part.opts[-1:]
     }
     assert not missing - {"--help"}
+
+
+def test_readme_tells_every_exit_code() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("### Exit codes\n")[2].partition("\n#")[0]
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
+    errors = {kind.exit_code for kind in OnnxdppError.__subclasses__()}
+    assert told == {0, MISSED, INTERRUPTED, TERMINATED} | errors
 
 
 def test_manuals_name_each_other() -> None:

@@ -261,10 +261,15 @@ ROWS = data()
 @pytest.mark.parametrize(
     ("feeds", "labels", "error", "message"),
     [
-        ({"x": ROWS}, "labels", DataError, "labels"),
+        ({"x": ROWS}, "labels", DataError, r"has no array 'labels' \(--labels\); it has 'x'\.$"),
         ({"x": ROWS, "labels": np.zeros(63, int)}, "labels", DataError, "x 64, labels 63"),
         ({"x": ROWS, "labels": np.zeros((64, 3), int)}, "labels", DataError, r"the array has \(64, 3\)"),
-        ({"x": ROWS, "labels": np.zeros(64)}, "labels", DataError, "'labels' wants int64, the array is float64"),
+        (
+            {"x": ROWS, "labels": np.zeros(64)},
+            "labels",
+            DataError,
+            r"array 'labels' \(--labels\) wants int64, the array",
+        ),
         ({"x": ROWS, "labels": np.full(64, 3)}, "labels", DataError, "hold 3, which is no class of output 'y'"),
         ({"x": ROWS, "labels": np.full(64, -1)}, "labels", DataError, "hold -1, .* Classes count from 0"),
         ({"x": ROWS, "labels": np.zeros(64, int)}, None, DataError, "an array 'labels', which is no input"),
@@ -345,7 +350,7 @@ def test_command_errors_are_one_line(onnxdpp: Run, files: tuple[Path, Path, Path
     assert "does not exist" in refusal(onnxdpp("evaluate", original, tmp_path / "no.onnx", "--data", test), 3)
     assert "--data is empty" in refusal(onnxdpp("evaluate", original, pruned, "--data", ""), 2)
     assert "Missing option '--data'" in refusal(onnxdpp("evaluate", original, pruned), 2)
-    assert "no array for input 'label'" in refusal(
+    assert "has no array 'label' (--labels); it has" in refusal(
         onnxdpp("evaluate", original, pruned, "--data", test, "--labels", "label", *BARE), 3
     )
 

@@ -413,7 +413,7 @@ def test_quantized_model_has_nothing_to_prune(onnxdpp: Run, tmp_path: Path) -> N
         outcome = onnxdpp("prune", path, "--calib", "random:8", "--keep", 0.5, "--provider", "cpu")
     assert (outcome.code, outcome.out) == (4, "")
     first, *reasons = outcome.err.splitlines()
-    assert first == "onnxdpp: Nothing can be pruned: no layer of 2 candidates."
+    assert first == "onnxdpp: Nothing can be pruned: none of 2 candidate layers may be cut."
     assert reasons == [
         f"  fc{i}: its weight is not constant: 'w{i}' comes out of DequantizeLinear: prune before you quantize"
         for i in (1, 2)
@@ -579,7 +579,7 @@ def test_nothing_prunable_lists_every_reason(onnxdpp: Run, tmp_path: Path) -> No
     assert outcome == Outcome(
         4,
         "",
-        "onnxdpp: Nothing can be pruned: no layer of 1 candidates.\n  fc1: Softmax 'y' mixes neurons\n",
+        "onnxdpp: Nothing can be pruned: its one candidate layer may not be cut.\n  fc1: Softmax 'y' mixes neurons\n",
     )
 
 
@@ -951,7 +951,7 @@ def test_data_not_finite_inside_of_the_model_names_value_and_rows(prune: Run, ne
     ("option", "value", "message"),
     [
         *[("--keep", keep, "keep is ") for keep in ("0", "-0.0", "1.2", "-1", "nan", "inf", "-inf", "1e-999", "70")],
-        *[("--keep", keep, "is not a valid float") for keep in ("70%", "0.7.1", "", "half", "0,7")],
+        *[("--keep", keep, "is neither 'auto' nor a number") for keep in ("70%", "0.7.1", "", "half", "0,7")],
         ("--layer", "fc1=0", "keep is 0.0"),
         ("--layer", "fc1=2", "keep is 2.0"),
         ("--layer", "fc1=nan", "keep is nan"),
@@ -1277,7 +1277,7 @@ def test_packages_built_for_another_numpy(
     monkeypatch.setitem(sys.modules, home, broken)
     line = refusal(onnxdpp("inspect", net) if command == "inspect" else prune(), 5)
     assert line.startswith("onnxdpp: A package cannot be imported: ")
-    assert "Run: pip install --upgrade --force-reinstall onnxdpp" in line
+    assert "In a folder with onnxdpp's sources, run: pip install --upgrade --force-reinstall ." in line
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 No rule of selection wins everywhere: the mode of a DPP keeps what is diverse, least-error selection what the consumers
 need, and with few rows either may follow noise. So each layer holds a contest. Candidates choose and refit on the
 rows to fit; the error of their refit on the rows held out is closed form too (`refit.squared_error`), so that no model
-runs for it. The ridge of each refit is chosen in the same way.
+runs for it. The ridge of an affine refit of neurons is chosen in the same way; all others have `refit.ridge`.
 """
 
 from collections.abc import Sequence

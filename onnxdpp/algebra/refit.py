@@ -13,7 +13,8 @@ without intercept and with λ → 0. The error of any weights is closed form too
 References
 ----------
 Z. Mariet, S. Sra: Diversity Networks, ICLR 2016, arXiv:1511.05077 (section 3.2, fusing).
-R. Acharyya et al., 2020, arXiv:2006.16617 (section 3.3, reweighting).
+R. Acharyya, A. Chattoraj, B. Zhang, S. Das, D. Stefankovic: Statistical Mechanical Analysis of Neural Network Pruning,
+UAI 2021, arXiv:2006.16617 (section 3.3, reweighting).
 """
 
 from collections.abc import Iterable

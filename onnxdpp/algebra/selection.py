@@ -2,19 +2,26 @@
 
 Every method answers the same question, k of n items, for neurons once per layer and for edges once per output:
 
-==============  =====================================================================================
-``dpp``         the mode of the k-DPP of L = L' + epsilon I, greedily (deterministic)
-``dpp-sample``  an exact draw from it (the papers' own)
-``importance``  the k largest: neurons by mean absolute outgoing weight, edges by absolute weight
-``random``      k uniformly
-==============  =====================================================================================
+===============  ====================================================================================
+``dpp``          the mode of the k-DPP of L = L' + epsilon I, greedily (deterministic)
+``dpp-sample``   an exact draw from it (the papers' own)
+``obs``          the least error of the refit, backward: from all items, the one goes that costs least
+``omp``          the least error of the refit, forward: from none, the one joins that saves most
+``wanda``        the k largest: norm of the weights times root mean square of the input
+``fluctuation``  the k largest: squared weights times variance of the input
+``importance``   the k largest: neurons by mean absolute outgoing weight, edges by absolute weight
+``random``       k uniformly
+===============  ====================================================================================
 
 A neuron's outgoing weights are those of all consumers of its layer; its Gram is the mean over theirs.
 
 References
 ----------
+M. Sun et al.: A simple and effective pruning approach for large language models, arXiv:2306.11695 (Wanda).
+Y. An et al.: Fluctuation-based adaptive structured pruning for large language models, arXiv:2312.11983 (FLAP).
 T. He et al.: Reshaping deep neural network for fast decoding by node-pruning, ICASSP 2014 (onorm).
-The kernels: see `kernels`. The draws and the mode: see `dpp` and `greedy`.
+The kernels: see `kernels`. The draws and the mode: see `dpp` and `greedy`. Least errors: see `tableau` and
+`edge_selection`.
 """
 
 from collections.abc import Callable, Sequence

@@ -51,11 +51,19 @@ class InputSpec:
         None for a type that cannot be fed: strings, bfloat16, sequences.
     shape : tuple or None
         Per dimension an int (fixed), a str (symbolic) or None (unknown). None as a whole: unknown rank.
+    labels : bool
+        Whether it is no input, but an array of labels that lies beside them in the data.
     """
 
     name: str
     dtype: np.dtype[Any] | None
     shape: Shape | None
+    labels: bool = False
+
+    @property
+    def title(self) -> str:
+        """What a message calls it."""
+        return f"array {quoted(self.name)} (--labels)" if self.labels else f"input {quoted(self.name)}"
 
     @property
     def feed_dtype(self) -> np.dtype[Any]:
@@ -252,10 +260,10 @@ def _named(arrays: Mapping[str, Array], inputs: Sequence[InputSpec], where: str)
     for spec in inputs:
         if spec.name not in arrays:
             has = ", ".join(f"{quoted(name)}" for name in list(arrays)[:10]) or "none"
-            raise DataError(
-                f"{where} has no array for input {quoted(spec.name)}; it has {has}."
-                f"{_did_you_mean(spec.name, extra)} {expected(inputs)}"
-            )
+            hint = _did_you_mean(spec.name, extra)
+            if spec.labels:
+                raise DataError(f"{where} has no {spec.title}; it has {has}.{hint}")
+            raise DataError(f"{where} has no array for {spec.title}; it has {has}.{hint} {expected(inputs)}")
     if extra:
         hint = _did_you_mean(extra[0], [spec.name for spec in inputs]) if len(inputs) > 1 else ""
         if not hint and _may_be_labels(arrays[extra[0]], arrays[inputs[0].name]):
@@ -280,8 +288,7 @@ def _did_you_mean(name: str, others: Sequence[str]) -> str:
 def _check_dtype(dtype: np.dtype[Any], spec: InputSpec, where: str) -> None:
     if dtype.kind not in "biuf" or (dtype.kind == "f" and spec.feed_dtype.kind != "f"):
         raise DataError(
-            f"{where}: input {quoted(spec.name)} wants {spec.dtype}, the array is {escaped(str(dtype))}. "
-            f"Convert it before saving."
+            f"{where}: {spec.title} wants {spec.dtype}, the array is {escaped(str(dtype))}. Convert it before saving."
         )
 
 
@@ -291,13 +298,13 @@ def _check_shape(shape: tuple[int, ...], spec: InputSpec, where: str, table: str
     fits = _fits(shape, (None, *wanted[1:]) if row_wise else wanted)
     if not fits or (row_wise and not shape):
         raise DataError(
-            f"{where}: input {quoted(spec.name)} wants shape {shown(spec.shape)}, "
+            f"{where}: {spec.title} wants shape {shown(spec.shape)}, "
             f"the array has {escaped(str(shape))}.{_shape_hint(shape, wanted)} {table}"
         )
     if row_wise and shape[0] == 0:
-        raise DataError(f"{where} has no rows for input {quoted(spec.name)}.")
+        raise DataError(f"{where} has no rows for {spec.title}.")
     if math.prod(shape) == 0:
-        raise DataError(f"{where}: input {quoted(spec.name)} is empty: shape {escaped(str(shape))}.")
+        raise DataError(f"{where}: {spec.title} is empty: shape {escaped(str(shape))}.")
 
 
 def _fits(shape: Sequence[int], wanted: Shape) -> bool:
