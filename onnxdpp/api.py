@@ -7,7 +7,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from onnxdpp.algebra.refit import is_scarce
-from onnxdpp.budget import allocate
 from onnxdpp.errors import ModelError, UsageError
 from onnxdpp.evaluating import Trial, check_labels
 from onnxdpp.evaluation import compare, macs_per_row
@@ -42,11 +41,8 @@ from onnxdpp.opening import (
 )
 from onnxdpp.options import MEMORY, Options, listed, parse_layer, parse_pattern, parse_report
 from onnxdpp.planning import plan
-from onnxdpp.polishing import polished
-from onnxdpp.pruning import execute
 from onnxdpp.report import LayerResult, Report
-from onnxdpp.rivals import rivalled
-from onnxdpp.sweeping import swept
+from onnxdpp.stages import Pruned, carry_out
 
 if TYPE_CHECKING:
     from onnxdpp.details import Details
@@ -275,23 +271,12 @@ def prune(
     elif judged is not None:
         trial = Trial(judged, mask=mask, held_out=True)
     job = Job.of(graph, options, fitted, where, progress, judged)
-    if options.has_goal:
-        todo, told_of_goal = allocate(job, todo)
-        notices += told_of_goal
-    job, rivals = rivalled(job, todo)
-    if options.sweeps:
-        _, results, _ = execute(job, todo, hold_out=True)
-        todo, gained = swept(job, todo, results)
-        notices.append(gained)
     seen = _details(options) if details else None
-    watch = None if seen is None else seen.watch
-    pruned, results, left = execute(job, todo, scratch=scratch, watch=watch)
-    if options.polish:
-        pruned, gained = polished(job, pruned, todo, scratch)
-        notices.append(gained)
-    check_model(pruned, "the pruned model")
+    made = carry_out(job, todo, scratch, None if seen is None else seen.watch)
+    notices += made.notices
+    check_model(made.model, "the pruned model")
     first = next(iter(batches))
-    form, told_of_form = proven_form(pruned, folder, options.storage, options.values, where, first)
+    form, told_of_form = proven_form(made.model, folder, options.storage, options.values, where, first)
     after = Graph(form.dense, folder)
     verifying = counting(progress, "verify", batches.rows)
     discrepancy = compare(graph, form.dense, batches, where, verifying, mask=mask)
@@ -315,8 +300,8 @@ def prune(
         *batches.notices,
         *(notice for notice in fitted.notices if notice not in batches.notices),
         *discrepancy.notices,
-        *_few_rows(results, left),
-        *_no_contest(results, options),
+        *_few_rows(made.layers, made.left),
+        *_no_contest(made, options),
         *job.sensitivity.notices,
         *told_of_form,
         *grown(given, info.bytes, written_info.bytes, neurons=unit == "neuron"),
@@ -328,8 +313,8 @@ def prune(
     report = Report(
         before=size_of(graph, info, macs_per_row(graph, first, where)),
         after=size_of(after, written_info, macs_per_row(after, first, where)),
-        layers=results,
-        rivals=[rival.as_dict() for rival in rivals] or None,
+        layers=made.layers,
+        rivals=[rival.as_dict() for rival in made.rivals] or None,
         refusals=[(refusal.name, refusal.reason) for refusal in todo.refusals],
         discrepancy=discrepancy.outputs,
         evaluation=tried,
@@ -359,10 +344,11 @@ def _details(options: Options) -> "Details":
     return Details(options.rule)
 
 
-def _no_contest(results: Iterable[LayerResult], options: Options) -> list[str]:
+def _no_contest(made: Pruned, options: Options) -> list[str]:
     """A notice where ``auto`` had nothing to judge candidates on."""
-    contest = options.method == "auto" and options.refit != "none" and options.apply is None
-    names = [part.name for part in results if contest and part.kept < part.width and part.contest is None]
+    if made.rivals or options.method != "auto" or options.refit == "none" or options.apply is not None:
+        return []
+    names = [part.name for part in made.layers if part.kept < part.width and part.contest is None]
     return (
         [f"No rows could be held out for {some_of(names)}: the DPP's mode chose, without a contest."] if names else []
     )

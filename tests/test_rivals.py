@@ -114,6 +114,16 @@ def test_wide_consumers_are_left_to_the_contest(monkeypatch: pytest.MonkeyPatch)
     assert report(network(17))["rivals"] is None
 
 
+def test_rows_that_are_too_few_for_a_contest_are_told() -> None:
+    few = {"x": X[:4]}
+    told = "No rows could be held out for 'fc1', 'fc2': the DPP's mode chose, without a contest."
+    found = onnxdpp.prune(network(), few, keep=0.5, provider="cpu").report
+    assert [part["contest"] for part in found["layers"]] == [None, None]
+    assert told in found["notices"]
+    assert told not in onnxdpp.prune(network(), few, keep=0.5, method="dpp", provider="cpu").report["notices"]
+    assert told not in onnxdpp.prune(network(), few, keep=1.0, provider="cpu").report["notices"]
+
+
 def test_thinned_batches_are_evenly_spaced_and_of_the_same_data() -> None:
     batches = open_batches({"x": X}, input_specs(network()), batch_size=32)
     few = batches.thinned(100)
