@@ -204,13 +204,10 @@ def _good_enough(job: Job, path: Sequence[Counts], todo: Plan) -> Plan:
             raise UsageError("target_discrepancy finds no output to compare. Give a keep instead.")
         return worst > goal
 
-    # Coarsely, so that the whole takes a handful of runs.
-    grid = sorted({round(place) for place in np.linspace(0, len(path) - 1, 65)})
-    place = _bisect(len(grid), lambda index: too_far(grid[index]))
-    best = grid[-1] if place is None else grid[place - 1] if place else None
-    if best is None:
+    place = _bisect(len(path), too_far)
+    if place == 0:
         raise UsageError(
             f"Even the whole model, refitted, is further than {goal} from the original on the "
             "rows held out. Give more rows, or ask for less."
         )
-    return _planned(todo, path[best])
+    return _planned(todo, path[-1 if place is None else place - 1])
