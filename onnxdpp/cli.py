@@ -251,9 +251,9 @@ def prune(
     if not dry_run:
         check_output(out, inputs=inputs, force=force)
     if report is not None:
-        check_output(Path(report), inputs=[*inputs, out], force=force)
+        check_output(report, inputs=inputs, force=force, others=[out])
     if html is not None:
-        check_output(Path(html), inputs=[*inputs, out, *([] if report is None else [Path(report)])], force=force)
+        check_output(html, inputs=inputs, force=force, others=[out, *([] if report is None else [report])])
     # As an exception, so that temporary files are removed on the way out.
     with on_signal(signal.SIGTERM, terminate):
         with progress_bar(quiet) as progress:

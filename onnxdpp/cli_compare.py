@@ -155,11 +155,10 @@ def compare(
     inputs = [Path(model), *(Path(given) for given in (calib, options["data"]) if given and not is_random(given))]
     if force:
         inputs += stored_data(Path(model))
-    for path in (plot, csv):
-        if path is not None:
-            check_output(path, inputs=inputs, force=force)
-    if plot is not None and csv is not None and Path(plot).resolve() == Path(csv).resolve():
-        raise UsageError("--plot and --csv name the same file. Name two.")
+    if plot is not None:
+        check_output(plot, inputs=inputs, force=force)
+    if csv is not None:
+        check_output(csv, inputs=inputs, force=force, others=[] if plot is None else [plot])
     with on_signal(signal.SIGTERM, terminate):
         with progress_bar(quiet) as progress:
             found = compare_methods(

@@ -112,7 +112,7 @@ def _write(
     inputs = [source, *(stored_data(source) if force else ())]
     check_output(out, inputs=inputs, force=force)
     if report is not None:
-        check_output(report, inputs=[*inputs, out], force=force)
+        check_output(report, inputs=inputs, force=force, others=[out])
     # As an exception, so that temporary files are removed on the way out.
     with on_signal(signal.SIGTERM, terminate):
         with progress_bar(quiet) as progress:

@@ -159,6 +159,8 @@ def inspection_tables(found: dict[str, Any]) -> Iterator[RenderableType]:
         refusals = [(entry["name"], entry["reason"]) for entry in found["refusals"] if entry["unit"] == unit]
         if refusals:
             yield _refusals(f"cannot be pruned (--unit {unit})", refusals)
+    if not found["layers"] and not found["refusals"]:
+        yield "Nothing can be pruned: its graph has no Gemm, MatMul or Conv."
 
 
 def _answers(report: dict[str, Any]) -> Table:

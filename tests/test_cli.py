@@ -703,3 +703,8 @@ def test_missed_gate_leaves_its_baseline_alone(prune: Run, tmp_path: Path) -> No
 
 def test_batches_without_a_row_held_out_do_not_lose_agreement(prune: Run) -> None:
     assert prune("--dry-run", "--batch-size", 3, "--min-agreement", 0.01).code == 0
+
+
+def test_inspecting_a_model_without_weights_says_so(onnxdpp: Run, tmp_path: Path) -> None:
+    path = stored(mlp("g (float[N, 8] x) => (float[N, 8] y) { y = Relu(x) }"), tmp_path / "relu.onnx")
+    assert "Nothing can be pruned: its graph has no Gemm, MatMul or Conv." in onnxdpp("inspect", path).out

@@ -451,7 +451,7 @@ def test_outputs_never_replace_a_file_unasked(compare: Run, tmp_path: Path) -> N
     assert "exists. Use --force" in refusal(compare("--csv", tmp_path / "a.csv"), 2)
     assert (tmp_path / "a.csv").read_text() == "mine"
     same = ("--plot", tmp_path / "a.svg", "--csv", tmp_path / "a.svg")
-    assert "name the same file" in refusal(compare(*same), 2)
+    assert "Two outputs are the same file" in refusal(compare(*same), 2)
 
 
 # The sample

@@ -173,7 +173,7 @@ def check_input(path: StrPath) -> None:
         pass
 
 
-def check_output(path: StrPath, *, inputs: Sequence[StrPath], force: bool) -> None:
+def check_output(path: StrPath, *, inputs: Sequence[StrPath], force: bool, others: Sequence[StrPath] = ()) -> None:
     """Refuse an output that cannot or must not be written, before the long work starts.
 
     Parameters
@@ -185,15 +185,20 @@ def check_output(path: StrPath, *, inputs: Sequence[StrPath], force: bool) -> No
         through links, or in another case where the file system does not tell cases apart.
     force : bool
         Whether an existing file may be replaced.
+    others : sequence of paths
+        Other outputs.
 
     Raises
     ------
     UsageError
-        If `path` is an input, exists without `force`, or is not a regular file.
+        If `path` is an input or another output, exists without `force`, or is not a regular file.
     MachineError
         If its folder is missing or does not take files.
     """
     target = Path(path)
+    for other in others:
+        if _same_file(target, Path(other)):
+            raise UsageError(f"Two outputs are the same file {_shown(path)}. Name another one.")
     for source in inputs:
         if _same_file(target, Path(source)):
             raise UsageError(f"Output {_shown(path)} is the input {_shown(source)}. Name another output.")
