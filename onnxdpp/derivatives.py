@@ -9,7 +9,6 @@ multiplications and memory are bounded, and with them the rows that are looked a
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise, starmap
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from onnxdpp.algebra.gauss_newton import steps
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.evaluation import macs_by_node
+from onnxdpp.graph.attributes import is_float
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
@@ -130,7 +130,7 @@ def derivatives(
         If the part behind does not run by itself.
     """
     behind = Behind.of(graph, graph.nodes[projection.node].output[0])
-    outputs = [name for name in behind.outputs if name not in graph.random_values | graph.counting_values]
+    outputs = [name for name in behind.outputs if name not in graph.fickle_values]
     if not outputs or not graph.random_values.isdisjoint((behind.value, *behind.reads)):
         return None
     if projection.tap not in graph.producer and projection.tap not in {entry.name for entry in graph.inputs}:
@@ -288,8 +288,8 @@ class _Lanes:
         y, x = fed.pop(self._behind.value), values[self._projection.tap]
         answers = dict(zip((name for name, *_ in self._whole.outputs), self._whole.run(batch), strict=True))
         wanted = [answers[name] for name in self._outputs]
-        floats = [place for place, array in enumerate(wanted) if _is_float(array)]
-        if not floats or not (_is_float(x) and _is_float(y)) or min(x.ndim, y.ndim) < 2:
+        floats = [place for place, array in enumerate(wanted) if is_float(array)]
+        if not floats or not (is_float(x) and is_float(y)) or min(x.ndim, y.ndim) < 2:
             return None
         padding = [self._padding.of(batch, wanted[place], self._outputs[place]) for place in floats]
         given = _blanked([wanted[place] for place in floats], padding)
@@ -307,10 +307,6 @@ class _Lanes:
         if blank is not None:
             counted = counted & ~np.repeat(blank.ravel(), len(counted) // blank.size)
         return _Seen(self._back, at, by_rows, fed, given, floats, padding, fit, counted)
-
-
-def _is_float(array: Any) -> bool:
-    return isinstance(array, np.ndarray) and array.dtype.kind == "f"
 
 
 def _differentiated(seen: Sequence[_Seen], moves: Sequence[Move]) -> tuple[Matrix, Matrix] | None:

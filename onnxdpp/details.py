@@ -30,6 +30,7 @@ from onnxdpp.algebra.moments import Matrix
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.selection import Rule, neuron_beta, neuron_kernel
 from onnxdpp.algebra.tableau import error_curve
+from onnxdpp.graph.attributes import is_float
 from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
@@ -134,8 +135,7 @@ class Details:
         """Run both models over all rows once more, for how far each row of each float output moves, padding aside."""
         padding = Padding(original.model, mask)
         before, after = (Session(model, provider, original.folder) for model in (original.model, pruned))
-        left_out = original.random_values | original.counting_values
-        places = {name: place for place, (name, _, _) in enumerate(before.outputs) if name not in left_out}
+        places = {name: place for place, (name, *_) in enumerate(before.outputs) if name not in original.fickle_values}
         gaps: dict[str, list[Distances]] = {name: [] for name in places}
         powers = dict.fromkeys(places, 0.0)
         for batch in batches:
@@ -237,7 +237,7 @@ def _readers(solution: Solution) -> NDArray[np.intp]:
 
 def _moved(old: Array, new: Array, rows: int, padding: NDArray[np.bool_] | None) -> tuple[Matrix, float] | None:
     """The norm of each row's change, and the sum of squares of the original; None where that has no meaning."""
-    if not (isinstance(old, np.ndarray) and old.dtype.kind == "f" and old.ndim and len(old) == rows):
+    if not (is_float(old) and old.ndim and len(old) == rows):
         return None
     before, after = (blanked(part, padding).reshape(rows, -1).astype(np.float64) for part in (old, new))
     sound = np.isfinite(before)

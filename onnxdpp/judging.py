@@ -125,7 +125,7 @@ class Judge:
     def _outputs(self, model: ModelProto) -> list[Matrix]:
         """Of each float output all rows, one after the other; what has another shape in each batch is left out."""
         session = Session(model, self._provider, self._graph.folder)
-        left_out = self._graph.random_values | self._graph.counting_values
+        left_out = self._graph.fickle_values
         outputs = [
             place for place, (name, kind, _) in enumerate(session.outputs) if _is_float(kind) and name not in left_out
         ]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.errors import DataError, ModelError
+from onnxdpp.graph.attributes import is_float
 from onnxdpp.graph.batches import HELD_OUT, Batch, Batches
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
@@ -117,8 +118,7 @@ class Sensitivity:
         rows = min(ROWS, self._batches.rows, SHARE * self._batches.rows // projection.m)
         value = self._graph.nodes[self._nodes[projection.name]].output[0]
         behind = Behind.of(self._graph, value)
-        left_out = self._graph.random_values | self._graph.counting_values
-        outputs = [name for name in behind.outputs if name not in left_out]
+        outputs = [name for name in behind.outputs if name not in self._graph.fickle_values]
         if rows < LEAST_ROWS:
             least = max(LEAST_ROWS, -(-LEAST_ROWS * projection.m // SHARE))
             return f"{self._batches.rows} calibration rows are too few for {projection.m} outputs, {least} would do"
@@ -209,7 +209,7 @@ class _Moved:
         floats = [
             blanked(array, self._padding(array, name))
             for (name, *_), array in zip(self._back.outputs, given, strict=True)
-            if isinstance(array, np.ndarray) and array.dtype.kind == "f"
+            if is_float(array)
         ]
         return [np.where(np.isfinite(array), array, 0).astype(np.float64) for array in floats]
 

@@ -1,12 +1,18 @@
 """Attributes of nodes, and the type of the arrays that the graph half deals in."""
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
+import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
 
 Array: TypeAlias = NDArray[Any]
+
+
+def is_float(value: Any) -> TypeGuard[Array]:
+    """Whether an output of onnxruntime is an array of floats: it may be a list, of a sequence or of maps."""
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
 def attribute(node: NodeProto, name: str, default: Any) -> Any:

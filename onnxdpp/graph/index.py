@@ -246,6 +246,11 @@ class Graph:
                 found.update(name for name in node.output if name)
         return frozenset(found)
 
+    @cached_property
+    def fickle_values(self) -> frozenset[str]:
+        """Values that two models cannot be told apart by: those of the two kinds above."""
+        return self.random_values | self.counting_values
+
     def _draws(self, node: NodeProto) -> bool:
         if node.domain in ONNX_DOMAINS:
             return node.op_type in RANDOM or self.trains(node)
