@@ -47,6 +47,17 @@ def errors(found: dict[str, Any], unit: str, method: str) -> list[float]:
     return [part["error"] for part in found["runs"] if (part["unit"], part["method"]) == (unit, method)]
 
 
+def without_biases() -> ModelProto:
+    """The network 8-16-12-3 of matrices alone. Layers: fc1 (16), fc2 (12)."""
+    return mlp(
+        """mlp (float[N, 8] x) => (float[N, 3] y) {
+            [fc1] a = MatMul(x, w1)  p = Relu(a)
+            [fc2] c = MatMul(p, w2)  q = Tanh(c)
+            [fc3] y = MatMul(q, w3)
+        }"""
+    )
+
+
 # The runs
 
 
@@ -256,6 +267,22 @@ def test_match_of_one_layer_is_the_formula_of_the_papers() -> None:
         k_e = kept["edge", keep]
         assert k_e == 8 * keep
         assert kept["neuron", keep] == int((k_e + 12 + 1) * 16 / (8 + 1 + 12))
+
+
+def test_match_of_all_edges_is_all_neurons() -> None:
+    """Though biases that a refit would put in make them weigh more."""
+    found = compared(without_biases(), unit="both", match="parameters", methods=["importance"], keeps=[1.0], repeat=1)
+    kept = [part["kept"] for part in found["runs"] if part["unit"] == "neuron"]
+    assert kept == [{"fc1": 16, "fc2": 12}] * 2
+
+
+def test_match_of_edges_that_outweigh_the_model_leaves_neurons_that_do_not() -> None:
+    """Few of its 356 weights go, and the refit puts 31 biases in."""
+    proto = without_biases()
+    found = compared(proto, unit="both", match="parameters", methods=["importance"], keeps=[0.95], repeat=1)
+    size = {part["unit"]: part["parameters"] for part in found["runs"]}
+    assert size["edge"] > 356
+    assert 0.9 * 356 < size["neuron"] <= 356
 
 
 def test_match_that_cannot_be_is_said_before_any_run() -> None:

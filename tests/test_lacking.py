@@ -53,6 +53,12 @@ def test_size_of_small_errors_of_scores_is_twice_the_divergence() -> None:
     assert product(errors, errors) == pytest.approx(2 * divergence(old, new), rel=1e-4)
 
 
+def test_errors_of_scores_are_as_large_the_other_way_round() -> None:
+    old, new = (drawn(5, seed=seed) for seed in (1, 2))
+    there, back = (Lacking([a], [b], [1.0], [Kind.SCORES]).errors[1] for a, b in ((old, new), (new, old)))
+    np.testing.assert_allclose(there, -back, rtol=1e-14)
+
+
 def test_scores_that_move_together_are_not_felt() -> None:
     old, new = (drawn(5, seed=seed) for seed in (1, 2))
     (_, felt) = Lacking([old], [new], [1.0], [Kind.SCORES]).felt([np.tile(drawn(1, seed=3), 5)])
