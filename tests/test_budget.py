@@ -14,7 +14,7 @@ from onnx import ModelProto, TensorProto, helper
 import onnxdpp
 from onnxdpp.algebra.moments import Accumulator
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.selection import METHODS, Rule, expected_size
+from onnxdpp.algebra.selection import METHODS, Rule, expected_neurons
 from onnxdpp.errors import UsageError
 
 
@@ -284,7 +284,7 @@ def test_size_of_the_dpp_itself() -> None:
     assert report["layers"][1]["kept"] == 20
 
 
-def test_expected_size_is_the_mean_size_of_draws() -> None:
+def test_size_of_the_dpp_itself_is_the_mean_size_of_draws() -> None:
     """By enumeration: all subsets of five neurons, each as likely as its determinant."""
     sums = Accumulator(normal(5, 2).astype(np.float64), paired=False)
     sums.update(normal(50, 5, seed=3))
@@ -296,7 +296,7 @@ def test_expected_size_is_the_mean_size_of_draws() -> None:
     subsets = [list(part) for size in range(6) for part in combinations(range(5), size)]
     weights = np.array([np.linalg.det(kernel[np.ix_(part, part)]) if part else 1.0 for part in subsets])
     mean = np.array([len(part) for part in subsets]) @ weights / weights.sum()
-    assert expected_size(observed, 5, rule) == pytest.approx(mean, rel=1e-9)
+    assert expected_neurons(observed, 5, rule) == pytest.approx(mean, rel=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,7 @@ def test_layers_without_size_for_one_reason_are_told_together(monkeypatch: pytes
     def failing(*_: Any) -> float:
         raise np.linalg.LinAlgError("It has no eigenvalues.")
 
-    monkeypatch.setattr(sizing, "expected_size", failing)
+    monkeypatch.setattr(sizing, "expected_neurons", failing)
     found = onnxdpp.inspect(mlp(), calib=X, provider="cpu")
     assert sizes(found) == {"fc1": None, "fc2": None}
     assert found["notices"] == ["No expected size of 'fc1', 'fc2': It has no eigenvalues."]
