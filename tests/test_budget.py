@@ -8,14 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import Array, model, normal, run
+from models import Array, graph_of, model, normal, run, two_heads
 from onnx import ModelProto, TensorProto, helper
 
 import onnxdpp
 from onnxdpp.algebra.moments import Accumulator
 from onnxdpp.algebra.neurons import Inputs
 from onnxdpp.algebra.selection import METHODS, Rule, expected_neurons
+from onnxdpp.budget import _bisect, _filled
 from onnxdpp.errors import UsageError
+from onnxdpp.evaluation import parameters
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.layers import Layer, find_layers
+from onnxdpp.weighing import Weighing, cut, weighing, weights
 
 
 def network(**options: Any) -> ModelProto:
@@ -213,6 +218,68 @@ def test_output_that_is_zero_in_the_original_stops_no_target() -> None:
     proto = network(W4=np.zeros((60, 5), np.float32), b4=np.zeros(5, np.float32))
     report = onnxdpp.prune(proto, X, target_parameters=0.3, provider="cpu").report["model"]
     assert report["after"]["parameters"] <= 0.3 * report["before"]["parameters"]
+
+
+# What steps save
+
+
+def coupled() -> ModelProto:
+    """Neurons that meet in a sum and with the input in a concatenation. Layers: fc1 (6), with fc2; fc3 (7)."""
+    return model(
+        """g (float[N, 4] x) => (float[N, 3] y) {
+            [fc1] a = MatMul(x, W1)  h = Relu(a)
+            [fc2] b = MatMul(h, W2)  s = Add(h, b)
+            j = Concat <axis = 1> (s, x)
+            [fc3] c = Gemm(j, W3, b3)  k = Tanh(c)
+            [fc4] y = Gemm(k, W4, b4)
+        }""",
+        W1=(4, 6), W2=(6, 6), W3=(10, 7), b3=(7,), W4=(7, 3), b4=(3,),
+    )  # fmt: skip
+
+
+def weighed(proto: ModelProto) -> tuple[Graph, list[Layer], Weighing]:
+    graph = graph_of(proto)
+    layers = list(find_layers(graph)[0])
+    return graph, layers, weighing(layers, weights(graph, layers, None))
+
+
+@pytest.mark.parametrize("proto", [coupled(), two_heads(), chain()])
+def test_saved_is_what_the_model_loses(proto: ModelProto) -> None:
+    graph, layers, weigh = weighed(proto)
+    whole = tuple(layer.n for layer in layers)
+    for counts in (whole, tuple(n - 2 for n in whole)):
+        for number in range(len(layers)):
+            fewer = (*counts[:number], counts[number] - 2, *counts[number + 1 :])
+            before, after = (parameters(cut(graph, layers, part))[0] for part in (counts, fewer))
+            assert weigh.saved(counts, number, counts[number] - 2) == pytest.approx(before - after, rel=1e-12)
+
+
+@pytest.mark.parametrize("proto", [coupled(), two_heads(), chain()])
+def test_neighbours_are_the_layers_that_save_something_else(proto: ModelProto) -> None:
+    _, layers, weigh = weighed(proto)
+    counts = [layer.n for layer in layers]
+
+    def saved(counts: list[int]) -> list[float]:
+        """By one neuron less of each layer."""
+        return [weigh.saved(counts, number, count - 1) for number, count in enumerate(counts)]
+
+    for number in range(len(layers)):
+        fewer = [count - (place == number) for place, count in enumerate(counts)]
+        pairs = enumerate(zip(saved(counts), saved(fewer), strict=True))
+        changed = {place for place, (before, after) in pairs if before != pytest.approx(after, rel=1e-9)}
+        assert weigh.neighbours(number) == {number} | changed
+
+
+def test_what_is_left_is_filled_layer_by_layer() -> None:
+    layers = weighed(chain())[1]
+    assert _filled((1, 9, 2, 3, 4), layers, lambda counts: sum(counts) <= 30) == (10, 10, 3, 3, 4)
+    assert _filled((1, 9, 2, 3, 4), layers, lambda counts: sum(counts) <= 19) == (1, 9, 2, 3, 4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 13])
+def test_bisection_finds_the_first_that_reaches(count: int) -> None:
+    assert [_bisect(count, first.__le__) for first in range(count)] == list(range(count))
+    assert _bisect(count, lambda index: False) is None
 
 
 # Sweeps
