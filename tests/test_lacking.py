@@ -35,7 +35,7 @@ def test_errors_of_scores_go_down_the_slope_of_the_divergence() -> None:
     lacking = Lacking([old], [new], [1.0], [Kind.SCORES])
     step = 1e-5
     slope = (divergence(old, new + step * change) - divergence(old, new - step * change)) / (2 * step)
-    assert product(lacking.errors[1], lacking.felt([change])[1]) == pytest.approx(-slope, rel=1e-8)
+    assert product(lacking.errors[1], lacking.felt([change])[1]) == pytest.approx(-slope, rel=1e-8, abs=0)
 
 
 def test_changes_of_scores_are_felt_by_the_curvature_of_the_divergence() -> None:
@@ -43,14 +43,14 @@ def test_changes_of_scores_are_felt_by_the_curvature_of_the_divergence() -> None
     (_, felt) = Lacking([old], [old], [1.0], [Kind.SCORES]).felt([change])
     step = 1e-3
     curvature = (divergence(old, old + step * change) + divergence(old, old - step * change)) / step**2
-    assert product(felt, felt) == pytest.approx(curvature, rel=1e-5)
+    assert product(felt, felt) == pytest.approx(curvature, rel=1e-5, abs=0)
 
 
 def test_size_of_small_errors_of_scores_is_twice_the_divergence() -> None:
     old, change = (drawn(5, seed=seed) for seed in (1, 3))
     new = old + 1e-4 * change
     (_, errors) = Lacking([old], [new], [1.0], [Kind.SCORES]).errors
-    assert product(errors, errors) == pytest.approx(2 * divergence(old, new), rel=1e-4)
+    assert product(errors, errors) == pytest.approx(2 * divergence(old, new), rel=1e-4, abs=0)
 
 
 def test_errors_of_scores_are_as_large_the_other_way_round() -> None:
@@ -71,7 +71,7 @@ def test_scores_that_move_together_are_not_felt() -> None:
 def test_errors_of_numbers_are_the_relative_distance() -> None:
     old, new = (drawn(2, 3, seed=seed) for seed in (1, 2))
     (errors,) = Lacking([old], [new], [1 / np.linalg.norm(old)], [Kind.NUMBERS]).errors
-    assert np.linalg.norm(errors) == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(old), rel=1e-14)
+    assert np.linalg.norm(errors) == pytest.approx(np.linalg.norm(new - old) / np.linalg.norm(old), rel=1e-14, abs=0)
 
 
 def test_changes_of_numbers_make_up_for_errors() -> None:

@@ -156,7 +156,7 @@ def test_float16_values_are_told() -> None:
     for part in result.report["storage"]["tensors"]:
         if part["form"] != "dense":
             gap = np.abs(np.frombuffer(old[part["name"]], np.float32) - np.frombuffer(new[part["name"]], np.float32))
-            assert part["max_error"] == pytest.approx(float(gap.max()))
+            assert part["max_error"] == float(gap.max())
             assert 0 < part["max_error"] < 2e-3
 
 
