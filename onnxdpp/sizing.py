@@ -1,19 +1,18 @@
 """How many neurons of each layer its DPP itself would keep: the mean size of a draw from the L-ensemble.
 
-What Divnet lets the DPP choose (`expected_size`), asked of the original: one pass over the data for each layer, nothing
-pruned before it. So it is, rounded, what ``prune(keep="auto", method="dpp")`` keeps of a layer pruned alone (one neuron
-of each section at least). Behind layers that are pruned too, and with method ``auto``, which holds rows out, the
-moments differ a little, and the size with them.
+What Divnet lets the DPP choose (`expected_neurons`), asked of the original: one pass over the data for each layer,
+nothing pruned before it. So it is, rounded, what ``prune(keep="auto", method="dpp")`` keeps of a layer pruned alone
+(one neuron of each section at least). Behind layers that are pruned too, and with method ``auto``, which holds rows
+out, the moments differ a little, and the size with them.
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from onnxdpp.algebra.selection import expected_size
+from onnxdpp.algebra.selection import expected_neurons
 from onnxdpp.errors import DataError
 from onnxdpp.graph.batches import Batches
 from onnxdpp.graph.calibration import cores
@@ -66,8 +65,8 @@ def expected_sizes(
                     graph, graph, wanted, batches, provider, options, executor,
                     partial(progress, layer.name), layer.name,
                 )  # fmt: skip
-                sizes[layer.name] = expected_size(observed, layer.n, options.rule)
-            except (DataError, np.linalg.LinAlgError) as error:
+                sizes[layer.name] = expected_neurons(observed, layer.n, options.rule)
+            except (DataError, ValueError) as error:
                 failed.setdefault(str(error), []).append(quoted(layer.name))
                 last = error if isinstance(error, DataError) else last
     if last is not None and not sizes:

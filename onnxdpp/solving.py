@@ -15,7 +15,7 @@ from onnxdpp.algebra.contest import SWAPS, Entry, edge_contest, finalists, neuro
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.algebra.neurons import Inputs, through
 from onnxdpp.algebra.refit import Fit, cut, refit_edges, refit_neurons, relative_loss
-from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, expected_size, neuron_beta
+from onnxdpp.algebra.selection import choose_edges, choose_neurons, edge_beta, expected_neurons, neuron_beta
 from onnxdpp.algebra.tableau import swapped
 from onnxdpp.graph.layers import Layer
 from onnxdpp.judging import Judgement, best_of
@@ -67,7 +67,7 @@ class Solver:
 
     def own_size(self, layer: Layer, observed: Sequence[Inputs]) -> int:
         """How many neurons the layer's DPP itself would keep."""
-        size = round(expected_size(observed, layer.n, replace(self._options.rule, method="dpp")))
+        size = round(expected_neurons(observed, layer.n, replace(self._options.rule, method="dpp")))
         return min(layer.n, max(layer.least, size))
 
     def by_method(self, target: Target, observed: Sequence[Inputs], roots: Roots, seed: SeedSequence) -> Solution:

@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from models import Array, model, normal, run
+from models import Array, graph_of, model, normal, run, two_heads
 from onnx import ModelProto, TensorProto, helper
 
 import onnxdpp
 from onnxdpp.algebra.moments import Accumulator
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.selection import METHODS, Rule, expected_size
+from onnxdpp.algebra.selection import METHODS, Rule, expected_neurons
+from onnxdpp.budget import _bisect, _filled
 from onnxdpp.errors import UsageError
+from onnxdpp.evaluation import macs_by_node, parameters
+from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.graph.index import Graph
+from onnxdpp.graph.layers import Layer, find_layers
+from onnxdpp.weighing import Weighing, cut, weighing, weights
 
 
 def network(**options: Any) -> ModelProto:
@@ -55,6 +61,17 @@ def without_biases() -> ModelProto:
             [fc3] y = MatMul(k, W3)
         }""",
         W1=(20, 80), W2=(80, 40), W3=(40, 3),
+    )  # fmt: skip
+
+
+def halved() -> ModelProto:
+    """Each half of the neurons has a consumer of its own. Layers: f (12, in sections of 7 and 5)."""
+    return model(
+        """g (float[N, 8] x) => (float[N, 3] y, float[N, 2] z) {
+            [f] a = Gemm(x, w1, b1)  p, q = Split <axis = 1> (a, sizes)  g = Relu(p)  h = Tanh(q)
+            y = MatMul(g, w2)  z = MatMul(h, w3)
+        }""",
+        w1=(8, 12), b1=(12,), w2=(7, 3), w3=(5, 2), sizes=np.int64([7, 5]),
     )  # fmt: skip
 
 
@@ -102,6 +119,26 @@ def test_discrepancy_is_kept_on_rows_that_were_not_fitted(method: str) -> None:
         assert found <= limit
         sizes[limit] = result.report["model"]["after"]["parameters"]
     assert sizes[0.3] < sizes[0.05] < result.report["model"]["before"]["parameters"]
+
+
+def test_discrepancy_that_the_smallest_model_keeps_leaves_the_smallest() -> None:
+    report = onnxdpp.prune(network(), X, target_discrepancy=1e6, method="dpp", provider="cpu").report
+    assert [layer["kept"] for layer in report["layers"]] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("allocation", ["measured", "uniform"])
+def test_smallest_model_has_a_neuron_of_each_section(allocation: str) -> None:
+    options: dict[str, Any] = {"target_discrepancy": 1e6, "allocation": allocation, "method": "dpp", "provider": "cpu"}
+    (layer,) = onnxdpp.prune(halved(), {"x": normal(50, 8)}, **options).report["layers"]
+    assert layer["kept"] == len(layer["keep"]) == 2
+
+
+def test_discrepancy_that_the_whole_model_misses_is_refused() -> None:
+    """As where its refit rounds: in float64, it moves weights by some last bits."""
+    text = "g (double[N, 20] x) => (double[N, 3] y) { [fc1] a = MatMul(x, W1)  h = Relu(a)  [fc2] y = MatMul(h, W2) }"
+    proto = model(text, dtype=np.float64, W1=(20, 10), W2=(10, 3))
+    with pytest.raises(UsageError, match="Even the whole model, refitted, is further than 1e-300 from the original"):
+        onnxdpp.prune(proto, X, target_discrepancy=1e-300, method="dpp", provider="cpu")
 
 
 def found(report: dict[str, Any]) -> tuple[str, dict[str, float]]:
@@ -164,6 +201,22 @@ def test_measured_allocation_spares_what_matters() -> None:
     assert errors["measured"] < 0.5 * errors["uniform"]
 
 
+def test_measured_allocation_spares_what_the_outputs_feel() -> None:
+    """Two layers that are equally hard to replace, of which the outputs hardly feel the second."""
+    proto = model(
+        """g (float[N, 20] x) => (float[N, 5] y) {
+            [fc1] a = MatMul(x, W1)  h = Relu(a)  [fc2] b = MatMul(h, W2)
+            [fc3] c = MatMul(x, W3)  k = Relu(c)  [fc4] d = MatMul(k, W4)
+            e = Mul(d, hardly)  y = Add(b, e)
+        }""",
+        W1=(20, 30), W2=(30, 5), W3=(20, 30), W4=(30, 5), hardly=np.float32(0.01),
+    )  # fmt: skip
+    options: dict[str, Any] = {"allocation": "measured", "method": "dpp", "provider": "cpu"}
+    report = onnxdpp.prune(proto, X, target_parameters=0.6, **options).report
+    kept = {layer["name"]: layer["kept"] for layer in report["layers"]}
+    assert kept["fc3"] < 0.5 * kept["fc1"]
+
+
 def test_target_that_cannot_be_reached_says_what_can() -> None:
     with pytest.raises(UsageError, match=r"can be reached has \d+ parameters, and the goal is 10\. Raise it\."):
         onnxdpp.prune(network(), X, target_parameters=0.0013, provider="cpu")
@@ -213,6 +266,82 @@ def test_output_that_is_zero_in_the_original_stops_no_target() -> None:
     proto = network(W4=np.zeros((60, 5), np.float32), b4=np.zeros(5, np.float32))
     report = onnxdpp.prune(proto, X, target_parameters=0.3, provider="cpu").report["model"]
     assert report["after"]["parameters"] <= 0.3 * report["before"]["parameters"]
+
+
+# What steps save
+
+
+def coupled() -> ModelProto:
+    """Neurons that meet in a sum and with the input in a concatenation. Layers: fc1 (6), with fc2; fc3 (7)."""
+    return model(
+        """g (float[N, 4] x) => (float[N, 3] y) {
+            [fc1] a = MatMul(x, W1)  h = Relu(a)
+            [fc2] b = MatMul(h, W2)  s = Add(h, b)
+            j = Concat <axis = 1> (s, x)
+            [fc3] c = Gemm(j, W3, b3)  k = Tanh(c)
+            [fc4] y = Gemm(k, W4, b4)
+        }""",
+        W1=(4, 6), W2=(6, 6), W3=(10, 7), b3=(7,), W4=(7, 3), b4=(3,),
+    )  # fmt: skip
+
+
+def weighed(proto: ModelProto) -> tuple[Graph, list[Layer], Weighing]:
+    graph = graph_of(proto)
+    layers = list(find_layers(graph)[0])
+    return graph, layers, weighing(layers, weights(graph, layers, None))
+
+
+@pytest.mark.parametrize("proto", [coupled(), two_heads(), chain()])
+def test_saved_is_what_the_model_loses(proto: ModelProto) -> None:
+    graph, layers, weigh = weighed(proto)
+    whole = tuple(layer.n for layer in layers)
+    for counts in (whole, tuple(n - 2 for n in whole)):
+        for number in range(len(layers)):
+            fewer = (*counts[:number], counts[number] - 2, *counts[number + 1 :])
+            before, after = (parameters(cut(graph, layers, part))[0] for part in (counts, fewer))
+            assert weigh.saved(counts, number, counts[number] - 2) == pytest.approx(before - after, rel=1e-12)
+
+
+def test_saved_multiplications_are_what_the_model_loses() -> None:
+    """Of convolutions, whose weights are read at many places."""
+    graph, layers, _ = weighed(convolutions())
+    batch = next(iter(open_batches({"x": IMAGES["x"][:1]}, input_specs(graph.model))))
+
+    def macs(proto: ModelProto) -> dict[int, int]:
+        return macs_by_node(Graph(proto), batch, "cpu") or {}
+
+    weigh = weighing(layers, weights(graph, layers, macs(graph.model)))
+    for number, counts in enumerate([(10, 24), (16, 11)]):
+        lost = sum(macs(graph.model).values()) - sum(macs(cut(graph, layers, counts)).values())
+        assert weigh.saved((16, 24), number, counts[number]) == pytest.approx(lost, rel=1e-12)
+
+
+@pytest.mark.parametrize("proto", [coupled(), two_heads(), chain()])
+def test_neighbours_are_the_layers_that_save_something_else(proto: ModelProto) -> None:
+    _, layers, weigh = weighed(proto)
+    counts = [layer.n for layer in layers]
+
+    def saved(counts: list[int]) -> list[float]:
+        """By one neuron less of each layer."""
+        return [weigh.saved(counts, number, count - 1) for number, count in enumerate(counts)]
+
+    for number in range(len(layers)):
+        fewer = [count - (place == number) for place, count in enumerate(counts)]
+        pairs = enumerate(zip(saved(counts), saved(fewer), strict=True))
+        changed = {place for place, (before, after) in pairs if before != pytest.approx(after, rel=1e-9)}
+        assert weigh.neighbours(number) == {number} | changed
+
+
+def test_what_is_left_is_filled_layer_by_layer() -> None:
+    layers = weighed(chain())[1]
+    assert _filled((1, 9, 2, 3, 4), layers, lambda counts: sum(counts) <= 30) == (10, 10, 3, 3, 4)
+    assert _filled((1, 9, 2, 3, 4), layers, lambda counts: sum(counts) <= 19) == (1, 9, 2, 3, 4)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 13])
+def test_bisection_finds_the_first_that_reaches(count: int) -> None:
+    assert [_bisect(count, first.__le__) for first in range(count)] == list(range(count))
+    assert _bisect(count, lambda index: False) is None
 
 
 # Sweeps
@@ -284,7 +413,7 @@ def test_size_of_the_dpp_itself() -> None:
     assert report["layers"][1]["kept"] == 20
 
 
-def test_expected_size_is_the_mean_size_of_draws() -> None:
+def test_size_of_the_dpp_itself_is_the_mean_size_of_draws() -> None:
     """By enumeration: all subsets of five neurons, each as likely as its determinant."""
     sums = Accumulator(normal(5, 2).astype(np.float64), paired=False)
     sums.update(normal(50, 5, seed=3))
@@ -296,7 +425,7 @@ def test_expected_size_is_the_mean_size_of_draws() -> None:
     subsets = [list(part) for size in range(6) for part in combinations(range(5), size)]
     weights = np.array([np.linalg.det(kernel[np.ix_(part, part)]) if part else 1.0 for part in subsets])
     mean = np.array([len(part) for part in subsets]) @ weights / weights.sum()
-    assert expected_size(observed, 5, rule) == pytest.approx(mean, rel=1e-9)
+    assert expected_neurons(observed, 5, rule) == pytest.approx(mean, rel=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -428,14 +557,7 @@ def test_report_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_report_that_leaves_a_consumer_nothing_cannot_be_applied() -> None:
-    proto = model(
-        """g (float[N, 8] x) => (float[N, 3] y, float[N, 2] z) {
-            [f] a = Gemm(x, w1, b1)  p, q = Split <axis = 1> (a, sizes)  g = Relu(p)  h = Tanh(q)
-            y = MatMul(g, w2)  z = MatMul(h, w3)
-        }""",
-        w1=(8, 12), b1=(12,), w2=(7, 3), w3=(5, 2), sizes=np.int64([7, 5]),
-    )  # fmt: skip
-    x = {"x": normal(50, 8)}
+    proto, x = halved(), {"x": normal(50, 8)}
     report = onnxdpp.prune(proto, x, keep=0.5, provider="cpu").report
     again = onnxdpp.prune(proto, x, apply=report, provider="cpu").report
     assert again["layers"][0]["keep"] == report["layers"][0]["keep"]

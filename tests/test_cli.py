@@ -30,6 +30,7 @@ from invoking import (
     spawn,
     stored,
 )
+from threadpoolctl import threadpool_limits
 
 from onnxdpp.report import schema
 from onnxdpp.verifying import Verdict
@@ -596,6 +597,30 @@ def test_same_bytes_of_digits_in_another_process(onnxdpp: Run, tmp_path: Path, t
     assert onnxdpp(*arguments, "-o", a).code == 0
     assert execute(*arguments, "-o", b, "--quiet", env={"OMP_NUM_THREADS": threads}).code == 0
     assert a.read_bytes() == b.read_bytes()
+
+
+@pytest.mark.parametrize("command", ["prune", "evaluate", "compare"])
+def test_same_report_on_any_number_of_threads(onnxdpp: Run, tmp_path: Path, command: str) -> None:
+    """Of 256 rows of 400 outputs at a time, whose sums BLAS would split, too."""
+    text = "wide (float[N, 8] x) => (float[N, 400] y) { [fc1] a = Gemm(x, w1, b1) p = Relu(a) y = Gemm(p, w2, b2) }"
+    net, other = (
+        stored(mlp(text, w2=(16, 400), b2=np.full(400, bias, np.float32)), tmp_path / f"{bias}.onnx") for bias in (0, 1)
+    )
+    np.savez(tmp_path / "rows.npz", x=data(512))
+    np.savez(tmp_path / "others.npz", x=data(512, seed=2))
+    calib, rows = ["--calib", tmp_path / "rows.npz"], ["--data", tmp_path / "others.npz"]
+    arguments = {
+        "prune": [net, *calib, *rows, "--keep", 0.5, "--dry-run"],
+        "evaluate": [net, other, *rows, "--no-latency", "--no-memory"],
+        "compare": [net, *calib, *rows, "--keep", 0.5, "--method", "dpp", "--repeat", 2],
+    }[command]
+    reports = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            outcome = onnxdpp(command, *arguments, "--provider", "cpu", "--json")
+        assert outcome.code == 0
+        reports.append(without_seconds(json.loads(outcome.out)))
+    assert reports[0] == reports[1]
 
 
 def test_same_bytes_run_after_run_in_one_process(prune: Run, tmp_path: Path) -> None:

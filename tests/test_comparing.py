@@ -47,6 +47,17 @@ def errors(found: dict[str, Any], unit: str, method: str) -> list[float]:
     return [part["error"] for part in found["runs"] if (part["unit"], part["method"]) == (unit, method)]
 
 
+def without_biases() -> ModelProto:
+    """The network 8-16-12-3 of matrices alone. Layers: fc1 (16), fc2 (12)."""
+    return mlp(
+        """mlp (float[N, 8] x) => (float[N, 3] y) {
+            [fc1] a = MatMul(x, w1)  p = Relu(a)
+            [fc2] c = MatMul(p, w2)  q = Tanh(c)
+            [fc3] y = MatMul(q, w3)
+        }"""
+    )
+
+
 # The runs
 
 
@@ -88,7 +99,8 @@ def test_runs_are_what_prune_makes() -> None:
     found = compared(methods=["obs"], keeps=[0.5], data=other)
     pruned = onnxdpp.prune(mlp(), {"x": data()}, keep=0.5, method="obs", provider="cpu").model
     before, after = (run(each, other)[0].astype(np.float64) for each in (mlp(), pruned))
-    assert errors(found, "neuron", "obs") == pytest.approx([np.linalg.norm(after - before) / np.linalg.norm(before)])
+    distance = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert errors(found, "neuron", "obs") == pytest.approx([distance], rel=1e-14, abs=0)
     assert found["runs"][0]["parameters"] == parameters(pruned)[1]
 
 
@@ -258,6 +270,22 @@ def test_match_of_one_layer_is_the_formula_of_the_papers() -> None:
         assert kept["neuron", keep] == int((k_e + 12 + 1) * 16 / (8 + 1 + 12))
 
 
+def test_match_of_all_edges_is_all_neurons() -> None:
+    """Though biases that a refit would put in make them weigh more."""
+    found = compared(without_biases(), unit="both", match="parameters", methods=["importance"], keeps=[1.0], repeat=1)
+    kept = [part["kept"] for part in found["runs"] if part["unit"] == "neuron"]
+    assert kept == [{"fc1": 16, "fc2": 12}] * 2
+
+
+def test_match_of_edges_that_outweigh_the_model_leaves_neurons_that_do_not() -> None:
+    """Few of its 356 weights go, and the refit puts 31 biases in."""
+    proto = without_biases()
+    found = compared(proto, unit="both", match="parameters", methods=["importance"], keeps=[0.95], repeat=1)
+    size = {part["unit"]: part["parameters"] for part in found["runs"]}
+    assert size["edge"] > 356
+    assert 0.9 * 356 < size["neuron"] <= 356
+
+
 def test_match_that_cannot_be_is_said_before_any_run() -> None:
     """Two neurons with 100 readers: one edge for each leaves 4 + 200, one neuron 9 + 200."""
     text = "mlp (float[N, 8] x) => (float[N, 100] y) { a = Gemm(x, w, b) p = Relu(a) y = Gemm(p, v, c) }"
@@ -362,8 +390,8 @@ def test_plot_shows_the_curves_and_the_unpruned() -> None:
     *lines, unpruned = axes.lines
     whole = found["model"]["nonzero"]
     for curve, line in zip(found["curves"], lines, strict=True):
-        assert line.get_xdata() == pytest.approx([100 * point["parameters"] / whole for point in curve["points"]])
-        assert line.get_ydata() == pytest.approx([100 * point["error"] for point in curve["points"]])
+        assert line.get_xdata().tolist() == [100 * point["parameters"] / whole for point in curve["points"]]
+        assert line.get_ydata().tolist() == [100 * point["error"] for point in curve["points"]]
     assert list(unpruned.get_ydata()) == [100 * found["unpruned"]] * 2
     legend = [text.get_text() for text in figure(found).legends[0].texts]
     assert legend == ["dpp", "dpp-sample", "random", " ", "neurons", "edges", "unpruned"]

@@ -82,10 +82,10 @@ def test_similarity_puts_twins_side_by_side() -> None:
     found = layer(pruned(model=mlp(w1=first[:, order], b1=bias[order]), method="dpp")).similarity
     assert found is not None
     pairs = found.cells.reshape(8, 2, 8, 2)[np.arange(8), :, np.arange(8), :]
-    assert pairs == pytest.approx(1.0)
+    assert pairs == pytest.approx(1.0, abs=1e-13)
     # The mode of the DPP keeps one of each two.
     assert found.kept.reshape(8, 2).sum(axis=1).tolist() == [1] * 8
-    assert found.covered == pytest.approx(1.0)
+    assert found.covered == pytest.approx(1.0, abs=1e-13)
     assert found.apart is not None
     assert found.apart < 0.99
 
@@ -95,7 +95,7 @@ def test_similarity_is_that_of_a_kernel(kernel: str) -> None:
     found = layer(pruned(method="dpp", kernel=kernel)).similarity
     assert found is not None
     assert found.kernel == kernel
-    assert np.diagonal(found.cells) == pytest.approx(1.0)
+    assert np.diagonal(found.cells) == pytest.approx(1.0, abs=1e-13)
     assert np.array_equal(found.cells, found.cells.T)
     assert (found.cells >= 0).all()
     assert int(found.kept.sum()) == 8
@@ -118,7 +118,7 @@ def test_similarity_of_a_sample_is_that_of_its_neurons(monkeypatch: pytest.Monke
     found = layer(pruned(model=mlp(w1=first[:, order], b1=bias[order]), method="dpp")).similarity
     assert found is not None
     pairs = found.cells.reshape(4, 2, 4, 2)[np.arange(4), :, np.arange(4), :]
-    assert pairs == pytest.approx(1.0)
+    assert pairs == pytest.approx(1.0, abs=1e-13)
     assert (found.covered, found.apart) == (None, None)
     assert found.cells[0, -1] < 1
 

@@ -54,7 +54,7 @@ def commands(text: str) -> Iterator[tuple[str, list[str]]]:
     blocks += [body.replace("\n", " ") for _, body in CODE.findall(FENCE.sub("", text))]
     for block in blocks:
         for line in re.sub(r"\\\n\s*|\n(?= {6,}-)", " ", block).splitlines():
-            for call in re.findall(r"(?:\bonnxdpp|arguments:) +((?:inspect|prune|evaluate|compare)\b.*)", line):
+            for call in re.findall(rf"(?:\bonnxdpp|arguments:) +((?:{'|'.join(cli.commands)})\b.*)", line):
                 command, *words = call.split()
                 yield command, words
 
@@ -105,10 +105,31 @@ def test_options_that_are_named_exist(path: Path) -> None:
             assert named <= ALL | OF_OTHERS, f"{name(path)}: `{code}`"
 
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PARTS = {
+    "inspect": ("`inspect` shows", "`prune` does it"),
+    "prune": ("`prune` does it", "`evaluate` says"),
+    "evaluate": ("`evaluate` says", "### Gates"),
+    "compare": ("### Compare methods", "### Smaller files"),
+    "pack": ("### Smaller files", "### From Python"),
+    "unpack": ("### Smaller files", "### From Python"),
+}
+"""Where the README speaks of a command: from here to there."""
+
+
+def part_of(command: str) -> str:
+    """What the README says of a command: its own part, the gates where it has some, and lines that name it."""
+    start, end = PARTS[command]
+    parts = [README[README.index(start) : README.index(end)]]
+    if "--baseline" in known(command):
+        parts.append(README[README.index("### Gates") : README.index("### Compare methods")])
+    return "\n".join([*parts, *(line for line in README.splitlines() if f"`{command}`" in line)])
+
+
 @pytest.mark.parametrize("command", sorted(cli.commands))
 def test_readme_tells_every_option(command: str) -> None:
-    told = set()
-    for _, code in CODE.findall(FENCE.sub("", (ROOT / "README.md").read_text(encoding="utf-8"))):
+    told = {option for name, words in commands(README) if name == command for option in options(words)}
+    for _, code in CODE.findall(FENCE.sub("", part_of(command))):
         told |= options(code.split()) | ({"-o"} if code.split()[0] == "-o" else set())
     missing = {
         option
@@ -124,6 +145,23 @@ def test_readme_tells_every_exit_code() -> None:
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     errors = {kind.exit_code for kind in OnnxdppError.__subclasses__()}
     assert told == {0, MISSED, INTERRUPTED, TERMINATED} | errors
+
+
+def defaults(command: str) -> dict[str, str]:
+    """Option -> what stands in the last column of tables of three."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in part_of(command).splitlines() if line.startswith("| `-")]
+    return {
+        option: row[2].strip() for row in rows if len(row) == 3 for option in options(row[0].replace("`", " ").split())
+    }
+
+
+@pytest.mark.parametrize("command", ["inspect", "prune", "compare"])
+def test_readme_tells_the_defaults(command: str) -> None:
+    """Where they are numbers or words; what a command's own table leaves out is as for `prune`."""
+    told = defaults("prune") | defaults(command)
+    for part in cli.commands[command].params:
+        if isinstance(part.default, str | int | float) and not isinstance(part.default, bool):
+            assert re.match(r"`([^`]*)`|", told[part.opts[0]])[1] == str(part.default), part.opts[0]
 
 
 def test_manuals_name_each_other() -> None:

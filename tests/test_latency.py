@@ -36,7 +36,7 @@ def ratio(seconds: Callable[[int, float], float]) -> float:
 def test_latency_is_the_seconds_of_a_run() -> None:
     clock = Clock(lambda which, now: (0.004, 0.001)[which])
     found = interleaved(clock.pair, 7, clock=clock)
-    assert (found.before, found.after, found.ratio) == pytest.approx((0.004, 0.001, 0.25))
+    assert (found.before, found.after, found.ratio) == pytest.approx((0.004, 0.001, 0.25), rel=1e-12, abs=0)
     assert (found.rows, found.disturbed) == (7, 0)
     assert clock.swapped == [False, True] * (PAIRS // 2)
 

@@ -197,7 +197,7 @@ def test_summaries_of_draws_and_of_a_choice() -> None:
     assert draws == Summary(3.0, math.sqrt(2), 2)
     assert choice == Summary(5.0, 0.0, 1)
     assert math.isnan(single.deviation)
-    assert gap(draws, choice) == (-2.0, pytest.approx(1.0))
+    assert gap(draws, choice) == (-2.0, pytest.approx(1.0, abs=1e-15))
     assert tables.error_entry(draws) == "3.00 ± 1.41"
     assert tables.gap_entry(draws, choice) == "-2.00 ± 1.00"
     assert tables.gap_entry(choice, single) == "-1.00"
@@ -231,7 +231,7 @@ def test_figure_has_the_means_and_deviations() -> None:
     first, third = panels[0], panels[2]
     line, bars = first.containers[0].lines[0], first.containers[0].lines[2][0]
     assert line.get_ydata().tolist() == [3.0, 2.5]
-    np.testing.assert_allclose(np.ptp(bars.get_segments()[0][:, 1]), 2 * math.sqrt(2))
+    np.testing.assert_allclose(np.ptp(bars.get_segments()[0][:, 1]), 2 * math.sqrt(2), rtol=1e-15)
     assert third.containers[0].lines[0].get_ydata().tolist() == [1.5]
     assert [len(panel.containers) for panel in panels] == [1, 0, 1, 0]
     assert all(1.25 in panel.lines[-1].get_ydata() for panel in (first, third))

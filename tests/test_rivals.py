@@ -9,8 +9,9 @@ from onnx import ModelProto
 
 import onnxdpp
 from onnxdpp import pruning, rivals
-from onnxdpp.errors import ModelError
-from onnxdpp.graph.batches import input_specs, open_batches
+from onnxdpp.errors import DataError, ModelError, OnnxdppError
+from onnxdpp.graph.batches import Batches, input_specs, open_batches
+from onnxdpp.graph.index import Graph
 from onnxdpp.graph.rewriting import reweighted
 from onnxdpp.job import Job
 from onnxdpp.judging import Judge, Judgement
@@ -44,6 +45,7 @@ def test_one_is_taken_and_it_is_the_contest_unless_another_is_clearly_nearer(
     found = report(network())
     runs = found["rivals"]
     assert [run["method"] for run in runs] == ["auto", *(method for method, _ in RIVALS)]
+    assert [run["kernel"] for run in runs] == [None, "linear", None, None, None]
     (taken,) = (run for run in runs if run["taken"])
     nearest = min(run["discrepancy"] for run in runs)
     if runs[0]["discrepancy"] <= clear * nearest:
@@ -81,10 +83,43 @@ def test_what_is_taken_is_what_that_method_makes_by_itself(monkeypatch: pytest.M
         {"keep": "auto"},
         {"keep": 1.0},
         {"max_rows": 4},
+        {"method": "auto", "refit": "none"},
+        {"apply": {"layers": [{"name": "fc1", "width": 16, "keep": [0, 3]}]}, "keep": None},
     ],
 )
 def test_no_whole_runs_where_they_are_not_asked(options: dict[str, Any]) -> None:
     assert report(network(), **options)["rivals"] is None
+
+
+def test_whole_runs_are_made_where_some_layers_stay_whole() -> None:
+    assert report(network(), layers=["fc1=1.0", "fc2=0.5"])["rivals"] is not None
+
+
+def test_whole_runs_are_of_a_few_rows_and_fit_none_that_are_held_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(job: Job, *args: Any, **options: Any) -> Any:
+        seen.append((job.batches.rows, options))
+        return execute(job, *args, **options)
+
+    monkeypatch.setattr(rivals, "ROWS", 100)
+    monkeypatch.setattr(rivals, "execute", watched)
+    report(network())
+    assert seen == [(100, {"hold_out": True})] * (1 + len(RIVALS))
+
+
+def test_whole_runs_are_judged_on_the_same_few_rows_without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Watched(Judge):
+        def __init__(self, graph: Graph, batches: Batches, provider: str, mask: str | None = None) -> None:
+            super().__init__(graph, batches, provider, mask)
+            seen.append((batches.rows, mask))
+
+    monkeypatch.setattr(rivals, "ROWS", 100)
+    monkeypatch.setattr(rivals, "Judge", Watched)
+    report(network(), mask="x")
+    assert seen == [(100, "x")]
 
 
 def test_candidate_of_a_contest_whose_weights_do_not_fit_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,10 +190,11 @@ def test_thinned_batches_of_several_shapes_and_a_fixed_size() -> None:
     assert batches.thinned(40) is batches  # of each shape there would be half a batch
 
 
-def test_method_that_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [ModelError("It does not fit into float16."), DataError("It is not finite.")])
+def test_method_that_fails_is_not_taken(monkeypatch: pytest.MonkeyPatch, error: OnnxdppError) -> None:
     def failing(job: Job, *args: Any, **options: Any) -> Any:
         if job.options.method == failed:
-            raise ModelError("It does not fit into float16.")
+            raise error
         return execute(job, *args, **options)
 
     monkeypatch.setattr(rivals, "execute", failing)

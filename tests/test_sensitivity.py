@@ -463,7 +463,7 @@ def test_outputs_of_one_number_for_each_position_count_where_the_mask_does(decla
     x, mask = normal(60, 6, 4), (np.arange(6) < 1 + np.arange(60)[:, None] % 6).astype(np.int64)
     other = np.where(mask[..., None] != 0, x, 50 * normal(60, 6, 4, seed=2))
     first, second = (felt(proto, {"x": part, "mask": mask}, mask="mask") for part in (x, other))
-    assert np.allclose(first, second, rtol=1e-3) != counts
+    assert np.allclose(first, second, rtol=1e-3, atol=0) != counts
 
 
 def batches_of(shape: Sequence[int | str], rows: int, size: int | None = None) -> Batches:
@@ -504,10 +504,26 @@ def test_rows_of_other_shapes_are_not_stacked() -> None:
     assert groups == [(0, (2, 3)), (2, (1, 4)), (3, (2, 3)), (5, (1, 3))]
 
 
+def test_rows_of_which_one_input_has_another_shape_are_not_stacked() -> None:
+    rows = [Batch({"x": np.zeros((1, 2)), "y": np.zeros((1, length))}, row, 1) for row, length in enumerate([3, 4, 4])]
+    assert [batch.feeds["y"].shape for batch in stacked(rows, 3)] == [(1, 3), (2, 4)]
+
+
+@pytest.mark.parametrize("inputs", ["x", "xy"])
 @pytest.mark.parametrize(("share", "together"), [(0.6, 1), (0.5, 2), (0.3, 3)])
-def test_large_rows_are_not_stacked_high(share: float, together: int) -> None:
-    row = np.broadcast_to(np.float32(0), (1, int(share * BYTES / 4)))
-    assert next(stacked([Batch({"x": row}, i, 1) for i in range(4)], 64)).rows == together
+def test_large_rows_are_not_stacked_high(share: float, together: int, inputs: str) -> None:
+    part = np.broadcast_to(np.float32(0), (1, int(share * BYTES / 4) // len(inputs)))
+    rows = [Batch(dict.fromkeys(inputs, part), row, 1) for row in range(4)]
+    assert next(stacked(rows, 64)).rows == together
+
+
+def test_rows_without_entries_are_stacked() -> None:
+    rows = [Batch({"x": np.zeros((1, 0))}, row, 1) for row in range(3)]
+    assert [batch.rows for batch in stacked(rows, 2)] == [2, 1]
+
+
+def test_picked_rows_keep_no_batch_in_memory() -> None:
+    assert all(batch.feeds["x"].base is None for batch in picked(batches_of(["N", 2], 9, 3), np.array([1, 5])))
 
 
 # The part behind

@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 from invoking import DIGITS, Outcome, data, invoke, mlp, refusal, stored
-from models import model, normal
+from models import constant, model, normal, two_heads
 from onnx import ModelProto
 
 import onnxdpp
@@ -91,6 +91,17 @@ def test_size_of_channels_read_in_several_ways() -> None:
         pruned = onnxdpp.prune(residual(), calib, keep="auto", method="dpp", layers=name, provider="cpu")
         assert size is not None
         assert [round(size)] == [layer["kept"] for layer in pruned.report["layers"]]
+
+
+def test_size_of_neurons_read_in_two_ways_is_that_of_the_mean_of_both() -> None:
+    """Of their values behind a Relu and behind a Tanh."""
+    proto, x = two_heads(), normal(50, 4)
+    a = (x @ constant(proto, "W1") + constant(proto, "b1")).astype(np.float64)
+    gram = np.mean([h.T @ h / len(h) for h in (np.maximum(a, 0), np.tanh(a))], axis=0)
+    distances = np.add.outer(gram.diagonal(), gram.diagonal()) - 2 * gram
+    values = np.linalg.eigvalsh(np.exp(-distances)) + 0.01
+    found = onnxdpp.inspect(proto, calib={"x": x}, beta=1.0, provider="cpu")
+    assert sizes(found)["fc1"] == pytest.approx((values / (1 + values)).sum(), rel=1e-6)  # the model runs in float32
 
 
 def test_neurons_that_are_all_the_same_count_as_one() -> None:
@@ -196,7 +207,7 @@ def test_layers_without_size_for_one_reason_are_told_together(monkeypatch: pytes
     def failing(*_: Any) -> float:
         raise np.linalg.LinAlgError("It has no eigenvalues.")
 
-    monkeypatch.setattr(sizing, "expected_size", failing)
+    monkeypatch.setattr(sizing, "expected_neurons", failing)
     found = onnxdpp.inspect(mlp(), calib=X, provider="cpu")
     assert sizes(found) == {"fc1": None, "fc2": None}
     assert found["notices"] == ["No expected size of 'fc1', 'fc2': It has no eigenvalues."]

@@ -13,7 +13,7 @@ from onnxdpp.algebra.contest import CLOSE, FINALISTS, PLAIN, Entry, edge_contest
 from onnxdpp.algebra.edge_selection import eliminate_edges, pursue_edges
 from onnxdpp.algebra.moments import Accumulator, Moments
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.refit import refit_edges, refit_neurons, ridge, squared_error
+from onnxdpp.algebra.refit import RIDGE, SCARCE_RIDGE, refit_edges, refit_neurons, ridge, squared_error
 from onnxdpp.algebra.selection import Rule, choose_edges, choose_neurons
 from onnxdpp.algebra.tableau import Tableau, eliminate, pursue, swapped
 
@@ -294,6 +294,16 @@ def test_edges_hold_a_contest_too() -> None:
         patterned = edge_contest(fit, held, 15, Rule(pattern=(2, 4)), SeedSequence(0), executor)
     assert {entry.method for entry in many} == {"dpp", "obs", "fluctuation", "importance"}
     assert {entry.method for entry in patterned} == {"dpp", "fluctuation", "importance"}
+
+
+@pytest.mark.parametrize(("rows", "strength"), [(600, RIDGE["affine"]), (10, SCARCE_RIDGE)])
+def test_edges_have_the_plain_ridge(rows: int, strength: float) -> None:
+    fit, held = halves(3, rows=rows)
+    with ThreadPoolExecutor(1) as executor:
+        for entry in edge_contest(fit, held, 6, Rule(), SeedSequence(0), executor):
+            assert entry.strength == strength
+            (kept,), (found,) = entry.keep, entry.fits
+            np.testing.assert_array_equal(found.weights, refit_edges(fit[0].moments, kept, "affine", executor).weights)
 
 
 ROOT = np.diag([1.0, 0.1, 0.01, 0.001])

@@ -32,7 +32,7 @@ import numpy as np
 from numpy.random import SeedSequence, default_rng
 from numpy.typing import NDArray
 
-from onnxdpp.algebra.dpp import maximise_k_dpp, sample_k_dpp
+from onnxdpp.algebra.dpp import expected_size, maximise_k_dpp, sample_k_dpp
 from onnxdpp.algebra.edge_selection import eliminate_edges, pursue_edges
 from onnxdpp.algebra.edges import EdgeKernel, maximise_edges, sample_edges
 from onnxdpp.algebra.kernels import linear_kernel, median_squared_distance, rbf_kernel
@@ -104,15 +104,12 @@ def edge_beta(moments: Moments, rule: Rule) -> float | None:
     return _beta(rule, lambda: median_squared_distance(moments.gram, moments.weights))
 
 
-def expected_size(observed: Sequence[Inputs], n: int, rule: Rule) -> float:
-    """How many of n neurons the DPP itself would keep: the mean size of a draw from the L-ensemble.
+def expected_neurons(observed: Sequence[Inputs], n: int, rule: Rule) -> float:
+    """How many of n neurons the DPP itself would keep: `expected_size` of the layer's kernel.
 
-    ``Σ λ / (1 + λ)`` over the eigenvalues of ``L' + epsilon I`` (Kulesza & Taskar 2012, arXiv:1207.6083, eq. 34): the
-    number of neurons that Divnet's section 3 lets the DPP choose. It hangs on beta and epsilon.
+    The number of neurons that Divnet's section 3 lets the DPP choose. It hangs on beta and epsilon.
     """
-    kernel = neuron_kernel(observed, n, rule, neuron_beta(observed, n, rule))
-    values = np.maximum(np.linalg.eigvalsh(kernel), 0) + rule.epsilon
-    return float((values / (1 + values)).sum())
+    return expected_size(neuron_kernel(observed, n, rule, neuron_beta(observed, n, rule)), rule.epsilon)
 
 
 def choose_neurons(
