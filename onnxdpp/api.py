@@ -226,10 +226,12 @@ def prune(
         All of them OnnxdppError; see `onnxdpp.errors`.
     """
     started = time.perf_counter()
-    if apply is not None and method is not None:
-        raise UsageError("The report says which neurons stay: apply goes without --method.")
+    asked = kernel != "rbf" or beta is not None or epsilon != Options.epsilon or swaps or pattern is not None
+    if apply is not None and (asked or method is not None or sensitivity is not None):
+        raise UsageError(
+            "The report says which neurons stay: apply goes without --method, --swaps, --sensitivity and kernels."
+        )
     if method is None:
-        asked = kernel != "rbf" or beta is not None or epsilon != Options.epsilon or swaps or pattern is not None
         method = "dpp" if asked or refit == "none" else "auto"
     if sensitivity is None:
         sensitivity = method == "auto" and unit == "neuron"
@@ -279,7 +281,7 @@ def prune(
     form, told_of_form = proven_form(made.model, folder, options.storage, options.values, where, first)
     after = Graph(form.dense, folder)
     verifying = counting(progress, "verify", batches.rows)
-    discrepancy = compare(graph, form.dense, batches, where, verifying, mask=mask)
+    discrepancy = compare(graph, form.dense, batches, where, verifying, mask=mask, finite=True)
     tried: dict[str, Any] | None = None
     told_of_it: list[str] = []
     if trial is None and min_speedup is not None:
@@ -289,6 +291,11 @@ def prune(
         tried, told_of_it = trial.run(graph, written, where, min_speedup is not None, progress)
     if seen is not None:
         seen.compare(graph, form.dense, batches, where, mask)
+    if options.target_discrepancy is not None and data is not None and judged is not None:
+        reached = compare(graph, form.dense, judged, where, mask=mask).worst
+        notices.append(
+            f"Discrepancy on the {judged.rows:,} calibration rows that the target was judged on: {reached:.4g}."
+        )
     written_info = model_info(form.model, folder)
     if unit == "edge" and options.target_bytes is not None and written_info.bytes > options.target_bytes:
         raise ModelError(

@@ -18,6 +18,7 @@ from onnx import ModelProto
 from onnxdpp.edge_bytes import bytes_of_edges
 from onnxdpp.errors import DataError, ModelError, UsageError
 from onnxdpp.evaluation import Recalled, compare, macs_by_node, parameters
+from onnxdpp.forms import answering_form
 from onnxdpp.graph.batches import HELD_OUT, Batch
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer
@@ -117,10 +118,10 @@ def _edges(job: Job, todo: Plan) -> Plan:
     if job.options.target_bytes is not None:
         return _planned(todo, _light_enough(path, bytes_of_edges(job, todo), job.options.target_bytes, "bytes"))
     goal = float(job.options.target_parameters or 0.0) * parameters(job.graph.model, job.graph.folder)[1]
-    return _planned(todo, _light_enough(path, weight_of_edges(job, todo), goal, "parameters"))
+    return _planned(todo, _light_enough(path, _weight_of_edges(job, todo), goal, "parameters"))
 
 
-def weight_of_edges(job: Job, todo: Plan) -> Callable[[Counts], int]:
+def _weight_of_edges(job: Job, todo: Plan) -> Callable[[Counts], int]:
     """How many parameters may be other than zero, once each output of a projection keeps so many of its edges."""
     base, todo = with_intercepts(job, todo)
     parts = [target.part for target in todo.targets if isinstance(target.part, Projection)]
@@ -198,8 +199,12 @@ def _good_enough(job: Job, path: Sequence[Counts], todo: Plan) -> Plan:
     original = Recalled(job.graph.model, job.provider, job.graph.folder)
 
     def too_far(index: int) -> bool:
-        model, _, _ = execute(job, _planned(todo, path[index]))
-        worst = compare(job.graph, model, judged, job.provider, mask=job.options.mask, before=original).worst
+        try:
+            model, _, _ = execute(job, _planned(todo, path[index]))
+        except (ModelError, DataError):  # so few cannot be fitted
+            return True
+        form = answering_form(model, job.graph.folder, job.options.storage, job.options.values)
+        worst = compare(job.graph, form.dense, judged, job.provider, mask=job.options.mask, before=original).worst
         if math.isnan(worst):
             raise UsageError("target_discrepancy finds no output to compare. Give a keep instead.")
         return worst > goal

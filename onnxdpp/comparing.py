@@ -253,8 +253,8 @@ def compare_methods(
 
     def error(pruned: ModelProto) -> float:
         if labels is not None:
-            return classification_error(graph, pruned, judged, labels, where)
-        found = compare(graph, pruned, judged, where, mask=mask).worst
+            return classification_error(graph, pruned, judged, labels, where, mask)
+        found = compare(graph, pruned, judged, where, mask=mask, finite=True).worst
         if math.isinf(found):
             raise ModelError("An output that is zero in the original is not in the pruned model.")
         return found
@@ -264,7 +264,7 @@ def compare_methods(
         raise UsageError("The model has no output that can be compared. Give --data and --labels.")
     job = Job.of(graph, options, fitted, where, progress)
     runs, told = make_runs(job, question, error)
-    notices += [*fitted.notices, *(batches if data is None else judged).notices, *told]
+    notices += [*batches.notices, *fitted.notices, *judged.notices, *told]
     notices = list(dict.fromkeys(notices))
     given = {
         "calib": named(calib), "data": None if data is None else named(data), "labels": labels,

@@ -17,12 +17,13 @@ from onnxdpp.algebra.gauss_newton import steps
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.evaluation import macs_by_node
 from onnxdpp.graph.attributes import is_float
-from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
+from onnxdpp.graph.batches import Batch, Batches, rows_held_out
 from onnxdpp.graph.behind import Behind
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.moving import Move, Positions
 from onnxdpp.graph.padding import Padding, blanked
+from onnxdpp.graph.picks import OtherFour, all_of
 from onnxdpp.graph.projections import Projection
 from onnxdpp.graph.samples import picked, spread, stacked
 from onnxdpp.lacking import ENTRIES, NO_DIVERGENCE, Kind, Lacking, as_scores
@@ -187,8 +188,7 @@ def _moves(projection: Projection, seen: "_Seen", free: NDArray[np.bool_] | None
 
 def _rows(batches: Batches, count: int) -> Iterator[Batch]:
     """So many rows, or batches of the size that the model fixes, evenly spaced among those that may be fitted."""
-    fit = np.arange(batches.rows)
-    fit = fit[fit % HELD_OUT != HELD_OUT - 1]
+    fit = all_of(OtherFour(batches.rows))
     rows = picked(batches, fit[spread(len(fit), max(1, count))])
     return rows if batches.fixed else stacked(rows, BATCH)  # one after the other: images are large
 

@@ -153,6 +153,7 @@ def compare(
     progress: Callable[[int], None] = lambda rows: None,
     *,
     mask: str | None = None,
+    finite: bool = False,
     before: Session | None = None,
 ) -> Discrepancy:
     """Run a model and what became of it over all batches, and compare their outputs.
@@ -168,14 +169,16 @@ def compare(
         Told the number of rows of each batch.
     mask : str, optional
         An input whose zeros mark padding, which is not compared.
+    finite : bool
+        Whether entries that are finite in the original alone are an error; else that output is infinitely far.
     before : Session, optional
         Of the original, where there is one already.
 
     Raises
     ------
     ModelError
-        If the inputs or outputs of the two differ in name, type or shape, or if the pruned model is not finite
-        somewhere where the original is.
+        If the inputs or outputs of the two differ in name, type or shape; with `finite`, if the pruned model is not
+        finite somewhere where the original is.
     """
     before = before or Session(original.model, provider, original.folder)
     after = Session(pruned, provider, original.folder)
@@ -184,7 +187,7 @@ def compare(
     return differences(
         before, after, batches, progress,
         random_values=original.random_values, counting_values=original.counting_values,
-        padding=Padding(original.model, mask), finite=True,
+        padding=Padding(original.model, mask), finite=finite,
     )  # fmt: skip
 
 
@@ -247,8 +250,8 @@ def differences(
             if a.shape != b.shape and name in counting_values:
                 del found[name]
                 result.notices.append(
-                    f"Output {quoted(name)} is {a.shape} in the original, {b.shape} in the pruned model for the same "
-                    "rows, and is not compared."
+                    f"Output {quoted(name)} has another number of entries in the pruned model for the same rows and is "
+                    "not compared."
                 )
                 continue
             if a.shape != b.shape or a.dtype != b.dtype:
@@ -265,7 +268,9 @@ def differences(
         progress(batch.rows)
     for name, answers in found.items():
         if not answers.is_known:
-            result.notices.append(f"Output {quoted(name)} has no finite entry on these rows and is not compared.")
+            result.notices.append(
+                f"Output {quoted(name)} has nothing to compare on these rows: no finite entry, padding aside."
+            )
             continue
         result.outputs[name] = answers.result()
         if answers.lost:

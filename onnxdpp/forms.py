@@ -102,6 +102,11 @@ def form_of(model: ModelProto, folder: Path | None, storage: str, values: str) -
     return Form(whole, written, tensors, storage, values, scratch)
 
 
+def answering_form(model: ModelProto, folder: Path | None, storage: str, values: str) -> Form:
+    """What tells how a dense model will answer once it is written: itself, unless values are rounded."""
+    return Form(model, model, [], storage, values) if values == "same" else form_of(model, folder, storage, values)
+
+
 def proven_form(
     model: ModelProto, folder: Path | None, storage: str, values: str, provider: str, batch: Batch
 ) -> tuple[Form, list[str]]:

@@ -35,9 +35,9 @@ FIGURES = {
     "agreement": "agreement",
 }
 FLAGS = {"layers": "layer"}
+"""Options whose name on the command line is another."""
 NAMED = {"apply": "REPORT.json", "baseline": "REPORT.json", "calib": "DATA", "data": "DATA"}
 """What stands for something that was in memory."""
-"""Options whose name on the command line is another."""
 
 
 def page(report: Mapping[str, Any], details: Details | None = None, model: str = "MODEL.onnx") -> str:

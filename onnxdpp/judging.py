@@ -16,10 +16,11 @@ from scipy.special import log_softmax
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.answers import relative_l2
 from onnxdpp.errors import DataError, ModelError
-from onnxdpp.graph.batches import HELD_OUT, Batch, Batches, rows_held_out
+from onnxdpp.graph.batches import Batch, Batches, rows_held_out
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.padding import Padding
+from onnxdpp.graph.picks import Fifth, all_of
 from onnxdpp.graph.samples import picked, spread, stacked
 
 ROWS = 2048
@@ -112,7 +113,7 @@ class Judge:
 
     @cached_property
     def _rows(self) -> list[Batch]:
-        held = np.arange(HELD_OUT - 1, self._batches.rows, HELD_OUT)
+        held = all_of(Fifth(self._batches.rows))
         if not len(held):
             return []
         (row,) = picked(self._batches, held[:1])

@@ -3,18 +3,21 @@
 A label is one more array beside those of the inputs: it is streamed, checked and cut into batches with its row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from onnx import ModelProto
 
 from onnxdpp.accuracy import classes
 from onnxdpp.errors import DataError, UsageError
+from onnxdpp.graph.attributes import is_float
 from onnxdpp.graph.batches import Batches, open_batches
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Array, Graph
 from onnxdpp.graph.inputs import InputSpec, row_axis
+from onnxdpp.graph.padding import Padding, blanked
 from onnxdpp.graph.sources import Source
 from onnxdpp.graph.walking import quoted
 
@@ -43,7 +46,9 @@ def open_labelled(source: Source, inputs: Sequence[InputSpec], labels: str | Non
     return open_batches(source, (*inputs, InputSpec(labels, np.dtype(np.int64), (fixed,), labels=True)), **options)
 
 
-def classification_error(graph: Graph, model: ModelProto, batches: Batches, labels: str, provider: str) -> float:
+def classification_error(
+    graph: Graph, model: ModelProto, batches: Batches, labels: str, provider: str, mask: str | None = None
+) -> float:
     """The share of rows whose largest score, or whose class where the model tells it, is not the label's.
 
     Parameters
@@ -55,21 +60,34 @@ def classification_error(graph: Graph, model: ModelProto, batches: Batches, labe
         From `open_labelled`.
     labels : str
     provider : {"cpu", "cuda"}
+    mask : str, optional
+        An input whose zeros mark padding: no class is there, and rows of nothing else do not count.
     """
     session = Session(model, provider, graph.folder)
-    places = [place for place, (name, *_) in enumerate(session.outputs) if name not in graph.random_values]
-    wrong = 0
+    names = [name for name, *_ in session.outputs]
+    padding = Padding(graph.model, mask)
+    wrong = rows = 0
     for batch in batches:
-        truth, outputs = batch.feeds[labels], session.run(batch)
-        wrong += int((_classes([outputs[place] for place in places], truth) != truth).sum())
-    return wrong / batches.rows
+        truth = batch.feeds[labels]
+        outputs = {
+            name: (array, padding.of(batch, array, name))
+            for name, array in zip(names, session.run(batch), strict=True)
+            if name not in graph.random_values and isinstance(array, np.ndarray) and array.dtype.kind in "fiub"
+        }
+        found, counted = _classes(outputs.values(), truth)
+        wrong += int((found != truth)[counted].sum())
+        rows += int(counted.sum())
+    if not rows:
+        raise DataError(f"All rows of the data are padding by the mask {mask!r}.")
+    return wrong / rows
 
 
-def _classes(outputs: Sequence[Array], truth: Array) -> Array:
-    """From the first output with scores for each row of data; or else the first with a whole number."""
-    arrays = [array for array in outputs if isinstance(array, np.ndarray) and array.dtype.kind in "fiub"]
-    for array in sorted(arrays, key=lambda array: array.dtype.kind != "f"):
-        found = classes(array)
+def _classes(
+    outputs: Iterable[tuple[Array, NDArray[np.bool_] | None]], truth: Array
+) -> tuple[Array, NDArray[np.bool_]]:
+    """From the first output with scores for each row of data, or else with a whole number; and which of them count."""
+    for array, padding in sorted(outputs, key=lambda output: output[0].dtype.kind != "f"):
+        found = classes(blanked(array, padding, -np.inf) if is_float(array) else array)
         if found is None or len(found) != len(truth):
             continue
         count = array[0].size
@@ -78,5 +96,7 @@ def _classes(outputs: Sequence[Array], truth: Array) -> Array:
                 f"The labels go from {truth.min()} to {truth.max()}, but the model tells {count} classes apart. "
                 "Count them from 0."
             )
-        return found
+        if padding is None:
+            return found, np.ones(len(found), bool)
+        return found, np.asarray(~padding.reshape(len(found), -1).all(1))
     raise UsageError("Labels need an output with scores of at least two classes, or with a class, for each row.")

@@ -1,6 +1,7 @@
 """How many neurons weigh as much as so many edges.
 
-Both are counted in parameters that may be other than zero. Let P be those of the whole model. *Edges*: if each of the
+Both are counted in parameters that may be other than zero; weights that are zero in the model already count too, since
+a refit of neurons may fill them. Let P be those of the whole model. *Edges*: if each of the
 ``m_l`` outputs of layer l keeps ``k_l`` of its ``n_l`` edges, there stay
 
     P_e = P - sum_l (n_l - k_l) m_l.
@@ -21,10 +22,11 @@ Biases count here: a neuron takes one with it, an edge does not. With them it is
 
 from dataclasses import replace
 
-from onnxdpp.budget import allocate, weight_of_edges
+from onnxdpp.budget import allocate
 from onnxdpp.evaluation import parameters
 from onnxdpp.job import Job
 from onnxdpp.planning import Plan
+from onnxdpp.pruning import with_intercepts
 
 
 def matched(job: Job, neurons: Plan, edges: Plan) -> Plan:
@@ -45,7 +47,7 @@ def matched(job: Job, neurons: Plan, edges: Plan) -> Plan:
         return replace(neurons, targets=tuple(replace(target, k=target.part.n) for target in neurons.targets))
     options, graph = job.options, job.graph
     of_edges = replace(job, options=replace(options, unit="edge"))
-    left = weight_of_edges(of_edges, edges)(tuple(target.k for target in edges.targets))
+    left = _left(of_edges, edges)
     goal = replace(
         options,
         keep=None,
@@ -56,3 +58,10 @@ def matched(job: Job, neurons: Plan, edges: Plan) -> Plan:
     )
     found, _ = allocate(replace(job, options=goal), neurons)
     return found
+
+
+def _left(job: Job, edges: Plan) -> int:
+    """``P_e``."""
+    base, todo = with_intercepts(job, edges)
+    dropped = sum((target.part.n - target.k) * part.m for target in todo.targets for part in target.consumers)
+    return parameters(base.model, base.folder)[0] - dropped

@@ -22,10 +22,11 @@ from threadpoolctl import threadpool_limits
 from onnxdpp.derivatives import LEAST_ROWS, derivatives
 from onnxdpp.errors import DataError, ModelError
 from onnxdpp.evaluation import compare
-from onnxdpp.graph.batches import HELD_OUT
+from onnxdpp.forms import answering_form
 from onnxdpp.graph.calibration import Session
 from onnxdpp.graph.index import Graph
 from onnxdpp.graph.layers import Layer
+from onnxdpp.graph.picks import OtherFour
 from onnxdpp.graph.projections import Projection, find_projections
 from onnxdpp.graph.rewriting import Edits, apply, reweighted
 from onnxdpp.graph.scratch import Scratch
@@ -54,13 +55,13 @@ def polished(job: Job, pruned: ModelProto, todo: Plan, scratch: Scratch) -> tupl
         Where new weights are put instead of into memory; it must outlive the result.
     """
     judge = Judge(job.graph, job.batches, job.provider, job.options.mask)
-    rows = job.batches.rows - job.batches.rows // HELD_OUT
+    rows = OtherFour(job.batches.rows).count
     if rows < LEAST_ROWS:
         return pruned, f"Nothing could be polished: it takes {LEAST_ROWS} rows to fit, and there are {rows}."
     begun = pruned
     first = best = judge.judge(pruned)
     if first is None or best is None or not np.isfinite(first.discrepancy):
-        return pruned, "Nothing could be polished: no output can be compared on rows held out."
+        return pruned, "Nothing could be polished: no output can be compared."
     rounds, folder = job.options.polish, job.graph.folder
     original = Session(job.graph.model, job.provider, folder)
     taken = tried = 0
@@ -103,7 +104,8 @@ def _near_enough(job: Job, model: ModelProto) -> bool:
     goal = job.options.target_discrepancy
     if goal is None or job.judged is None:
         return True
-    return compare(job.graph, model, job.judged, job.provider, mask=job.options.mask).worst <= goal
+    form = answering_form(model, job.graph.folder, job.options.storage, job.options.values)
+    return compare(job.graph, form.dense, job.judged, job.provider, mask=job.options.mask).worst <= goal
 
 
 def _movable(graph: Graph, todo: Plan) -> list[Projection]:

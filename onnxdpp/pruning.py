@@ -58,7 +58,7 @@ def execute(
     scratch : Scratch, optional
         Where pruned weights are put instead of into memory; it must outlive the result.
     hold_out : bool
-        Whether every fifth row stays out of the fit to the end, so that the model can be judged on them.
+        Of a trial run: whether every fifth row stays out of the fit to the end, so that it can be judged on them.
     watch : callable (target, solution), optional
         Told what becomes of each layer.
 
@@ -148,7 +148,7 @@ class _Run:
                 solution = self._solver.by_contest(target, observed, held, roots, seed, judge)
             else:
                 solution = self._solver.by_method(target, observed, roots, seed)
-        except (ValueError, IndexError, np.linalg.LinAlgError) as error:
+        except (ValueError, IndexError) as error:  # of linear algebra too
             raise DataError(
                 f"Layer {quoted(target.name)} cannot be pruned in float64: {error} "
                 f"Its inputs have {_scale(observed)}. Scale the model, change beta or epsilon, or skip it."

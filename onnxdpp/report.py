@@ -308,7 +308,8 @@ def worst(outputs: Iterable[Mapping[str, float | None]]) -> float | None:
     >>> worst([{"relative_l2": 0.25, "agreement": 0.5}, {"agreement": 0.5}]), worst([{"relative_l2": None}]), worst([])
     (0.5, inf, None)
     """
-    figures = (part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"]) for part in outputs)
+    known = (part for part in outputs if part != {"agreement": None})  # as it once was told of outputs without entries
+    figures = (part["relative_l2"] if "relative_l2" in part else _rest(part["agreement"]) for part in known)
     return max((math.inf if figure is None else figure for figure in figures), default=None)
 
 

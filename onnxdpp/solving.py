@@ -57,7 +57,7 @@ class Solver:
     executor : Executor
         Where the outputs of a projection, each a problem of its own, are solved side by side.
     hold_out : bool
-        Whether what is held out stays so once the choice is made.
+        Of a trial run: whether what is held out stays so once the choice is made.
     """
 
     def __init__(self, options: Options, executor: Executor, hold_out: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from models import Array, graph_of, model, normal, run, two_heads
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import onnxdpp
 from onnxdpp.algebra.moments import Accumulator
@@ -479,7 +479,14 @@ def test_patterns_choose_among_the_layers_of_an_applied_report() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"swaps": 1}, {"round_to": 4}, {"layers": "fc1=0.5"}, {"method": "obs"}],
+    [
+        {"swaps": 1},
+        {"round_to": 4},
+        {"layers": "fc1=0.5"},
+        {"method": "obs"},
+        {"kernel": "linear"},
+        {"sensitivity": True},
+    ],
     ids=lambda part: next(iter(part)),
 )
 def test_options_that_choose_neurons_do_not_go_with_a_report(options: dict[str, Any]) -> None:
@@ -493,6 +500,40 @@ def test_discrepancy_that_a_target_was_judged_by_is_reported() -> None:
     tried = found["evaluation"]
     assert (tried["held_out"], tried["rows"]) == (True, 160)
     assert tried["discrepancy"]["y"]["relative_l2"] <= 0.3
+
+
+def test_discrepancy_is_kept_by_the_model_as_it_is_written() -> None:
+    """With its values rounded, that is: a little above what rounding alone does, not everything can go."""
+    options: dict[str, Any] = {"unit": "edge", "method": "dpp", "values": "float16", "provider": "cpu"}
+    for goal in (0.01, 0.1):
+        found = onnxdpp.prune(sparse(), X, target_discrepancy=goal, **options).report
+        assert found["evaluation"]["discrepancy"]["y"]["relative_l2"] <= goal
+    with pytest.raises(UsageError, match="Even the whole model, refitted, is further than 1e-07"):
+        onnxdpp.prune(sparse(), X, target_discrepancy=1e-7, **options)
+
+
+def test_models_that_are_not_finite_are_too_far() -> None:
+    """The logarithm of what may be negative once it is pruned."""
+    proto = model(
+        """g (float[N, 20] x) => (float[N, 3] z) {
+            [fc1] a = Gemm(x, w1, b1)  h = Relu(a)  [fc2] c = Gemm(h, w2, b2)  e = Exp(c)
+            [fc3] d = Gemm(e, w3, b3)  z = Log(d)
+        }""",
+        w1=(20, 40), b1=(40,), w2=(40, 30), b2=(30,), w3=np.abs(normal(30, 3)), b3=np.full(3, 0.1, np.float32),
+    )  # fmt: skip
+    limit = 0.2
+    found = onnxdpp.prune(proto, X, target_discrepancy=limit, method="dpp", provider="cpu").report
+    assert found["evaluation"]["discrepancy"]["z"]["relative_l2"] <= limit
+    assert found["layers"][0]["kept"] < 40 or found["layers"][1]["kept"] < 30
+
+
+def test_discrepancy_of_a_target_is_told_beside_other_data() -> None:
+    found = onnxdpp.prune(
+        network(), X, target_discrepancy=0.3, data={"x": normal(50, 20, seed=3)}, provider="cpu"
+    ).report
+    assert (found["evaluation"]["held_out"], found["evaluation"]["rows"]) == (False, 50)
+    (told,) = (notice for notice in found["notices"] if "that the target was judged on" in notice)
+    assert float(told.rstrip(".").rsplit(" ", 1)[1]) <= 0.3
 
 
 # Models that were pruned before
@@ -511,6 +552,21 @@ def test_edges_that_were_pruned_before_do_not_come_back(method: str) -> None:
     assert after <= before
     if method not in ("dpp-sample", "random"):
         assert again["discrepancy"]["y"]["relative_l2"] < 1e-6
+
+
+@pytest.mark.parametrize("method", ["dpp", "auto", "importance", "wanda"])
+def test_pattern_applied_to_its_own_result_changes_nothing(method: str) -> None:
+    options: dict[str, Any] = {
+        "unit": "edge",
+        "pattern": "2:4",
+        "method": method,
+        "storage": "dense",
+        "provider": "cpu",
+    }
+    once = onnxdpp.prune(network(), X, **options).model
+    twice = onnxdpp.prune(once, X, **options).model
+    for old, new in zip(once.graph.initializer, twice.graph.initializer, strict=True):
+        assert (numpy_helper.to_array(old) != 0).tolist() == (numpy_helper.to_array(new) != 0).tolist()
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5])

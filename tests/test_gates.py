@@ -413,3 +413,12 @@ def test_summary_on_stdout_elsewhere(evaluate: Run) -> None:
 def test_summary_that_cannot_be_written(evaluate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
     assert "Cannot write the summary" in refusal(evaluate("--summary"), 5)
+
+
+def test_earlier_report_with_an_output_without_entries_keeps_its_limit(files: tuple[Path, Path]) -> None:
+    """As reports once told of it."""
+    old = package.prune(files[0], {"x": data()}, keep=0.5, provider="cpu").report
+    old["discrepancy"] = {"y": {**old["discrepancy"]["y"], "relative_l2": 1e-6}, "found": {"agreement": None}}
+    found = package.prune(files[0], {"x": data()}, keep=0.5, provider="cpu", baseline=old).report
+    (gate,) = (gate for gate in found["gates"] if gate["gate"] == "baseline max-discrepancy")
+    assert not gate["passed"]

@@ -1357,7 +1357,7 @@ def test_output_follows_the_umask(prune: Run, tmp_path: Path, mask: int, mode: i
 def test_report_on_the_output_by_another_path_is_refused(prune: Run, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     outcome = prune("-o", tmp_path / "d" / ".." / "o.onnx", "--report", tmp_path / "o.onnx")
-    assert "Name another output" in refusal(outcome, 2)
+    assert "Two outputs are the same file" in refusal(outcome, 2)
     assert not (tmp_path / "o.onnx").exists()
 
 

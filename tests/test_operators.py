@@ -501,7 +501,7 @@ def concat_cases() -> Iterator[Case]:
         "sequence",
         "c = Concat <axis = 1> (a, k)   h = Relu(c)",
         {"k": (4, 1, 5)},
-        reason="joins its neurons with another value",
+        reason="joins its neurons with the constant 'k'",
     )
     yield Case("Concat", "image", "s = Sigmoid(a)   h = Concat <axis = 1> (a, x, s)", {"W2": (3, 14, 1, 1)})
 

@@ -30,6 +30,13 @@ def tokens(shift: float = 0.0) -> ModelProto:
     )  # fmt: skip
 
 
+def scores() -> ModelProto:
+    """One number for each token. Layers: fc1 (6)."""
+    proto = tokens()
+    del proto.graph.output[0]
+    return proto
+
+
 def rows(wild: float | None = None) -> dict[str, Array]:
     """60 rows of 1 to 4 tokens; what stands behind them may be anything."""
     x, mask = normal(60, 5, 4), (np.arange(5) < 1 + np.arange(60)[:, None] % 4).astype(np.int64)
@@ -110,6 +117,18 @@ def side_by_side(wild: float) -> Any:
     return [run["error"] for run in onnxdpp.compare_methods(tokens(), rows(wild), **options)["runs"]]
 
 
+def wrong(wild: float) -> Any:
+    """The share of rows whose largest score is not at the label's token."""
+    data = {**rows(wild), "best": np.arange(60) % 2}
+    options: dict[str, Any] = {"keeps": (0.5,), "methods": ["dpp"], "repeat": 1, "provider": "cpu", "mask": "mask"}
+    found = onnxdpp.compare_methods(scores(), rows(), data=data, labels="best", **options)
+    judged = onnxdpp.evaluate(
+        scores(), scores(), data, labels="best", mask="mask", latency=False, memory=False, provider="cpu"
+    )
+    assert judged["accuracy"]["s"]["before"] == pytest.approx(1 - found["unpruned"], abs=1e-12)
+    return [found["unpruned"], *(run["error"] for run in found["runs"])]
+
+
 def expected(wild: float) -> Any:
     found = onnxdpp.inspect(tokens(), calib=rows(wild), provider="cpu", mask="mask")["layers"]
     return [layer["expected_size"] for layer in found]
@@ -124,7 +143,7 @@ def pictured(wild: float) -> Any:
 
 @pytest.mark.parametrize(
     "outcome",
-    [discrepancy, goal, polished, gated, evaluated, side_by_side, expected, pictured],
+    [discrepancy, goal, polished, gated, evaluated, side_by_side, wrong, expected, pictured],
     ids=lambda f: f.__name__,
 )
 def test_what_stands_in_the_padding_changes_nothing(outcome: Callable[[float], Any]) -> None:

@@ -117,3 +117,10 @@ def test_too_few_rows_to_hold_some_out(count: int, rows: str, message: str) -> N
     with pytest.raises(UsageError) as caught:
         opened(count, rows).parted("--data")
     assert str(caught.value) == message
+
+
+def test_rows_of_too_many_shapes_to_hold_some_out() -> None:
+    proto = model("g (float[4, T] x) => (float[4, 1] y) { y = ReduceMean <axes = [1]> (x) }")
+    parts = [{"x": normal(4, width)} for width in range(2, 12)]
+    with pytest.raises(UsageError, match=r"Of 40 calibration rows, 4 at a time, .* Give 20 or more of one shape, or x"):
+        open_batches(parts, input_specs(proto)).parted("x")

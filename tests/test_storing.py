@@ -596,3 +596,10 @@ def test_rounded_values_are_told_with_what_they_do_to_the_answers() -> None:
     (told,) = (notice for notice in found["notices"] if notice.startswith("Values are rounded to float16"))
     moved = float(re.search(r"moves by (\S+) \(relative L2\)", told)[1])  # type: ignore[index]
     assert 1e-6 < moved < 1e-2
+
+
+def test_rounded_values_do_not_stop_at_outputs_that_count() -> None:
+    proto = masked()
+    proto.graph.node.extend([onnx.helper.make_node("NonZero", [proto.graph.output[0].name], ["places"])])
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("places", onnx.TensorProto.INT64, ["R", "N"]))
+    assert onnxdpp.pack(proto, values="float16", provider="cpu").report["storage"]["values"] == "float16"

@@ -215,8 +215,8 @@ def choose_edges(
     Returns
     -------
     (k, m) integer array
-        Column j, sorted: the inputs that output j keeps. Where no more than k of its edges have a weight, these are
-        among them, but for methods that draw and for patterns.
+        Column j, sorted: the inputs that output j keeps. Where no more than k of its edges have a weight (with a
+        pattern: no more than N of a group), these are among them, but for methods that draw.
     """
     weights = moments.weights
     n, m = weights.shape
@@ -252,24 +252,28 @@ def choose_edges(
             )
     else:
         raise ValueError(f"unknown method {rule.method!r}")
-    if rule.pattern is None and rule.method not in ("dpp-sample", "random"):
-        chosen = _with_all_that_carry(chosen, weights)
+    if rule.method not in ("dpp-sample", "random"):
+        chosen = _with_all_that_carry(chosen, weights, rule.pattern)
     return np.sort(chosen, axis=0)
 
 
-def _with_all_that_carry(chosen: Indices, weights: Matrix) -> Indices:
-    """The choice (k, m), but where no more than k edges of an output have a weight, those and what there is room for.
+def _with_all_that_carry(chosen: Indices, weights: Matrix, pattern: tuple[int, int] | None) -> Indices:
+    """The choice (k, m), but where no more edges have a weight than may stay, those and what there is room for.
 
     Nothing is lost so. What was pruned before keeps its edges, whatever the method makes of inputs without a weight.
+    With a pattern this holds for each group.
     """
-    few = np.flatnonzero(np.count_nonzero(weights, axis=0) <= len(chosen))
-    if not len(few):
+    carries = weights != 0
+    n, k = len(weights), len(chosen)
+    sizes = [k] if pattern is None else pattern_sizes(n, pattern)
+    starts = [0] if pattern is None else range(0, n, pattern[1])
+    counts = np.add.reduceat(carries, list(starts), axis=0, dtype=np.intp)
+    few = np.repeat(counts <= np.array(sizes)[:, None], np.diff([*starts, n]), axis=0)
+    if not (few & ~carries).any():
         return chosen
-    scores = 2 * (weights[:, few] != 0).astype(np.int8)
-    np.put_along_axis(scores, chosen[:, few], np.take_along_axis(scores, chosen[:, few], 0) + 1, 0)
-    result = np.array(chosen)
-    result[:, few] = _largest(scores, len(chosen))
-    return result
+    scores = 2 * (few & carries).astype(np.int8)
+    np.put_along_axis(scores, chosen, np.take_along_axis(scores, chosen, 0) + 1, 0)
+    return _largest_in_groups(scores, k, pattern)
 
 
 def _largest(scores: Matrix, k: int) -> Indices:

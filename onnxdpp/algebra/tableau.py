@@ -30,10 +30,12 @@ from scipy.linalg.blas import dgemm, dger
 
 from onnxdpp.algebra.moments import Matrix
 from onnxdpp.algebra.neurons import Inputs
-from onnxdpp.algebra.refit import ATTEMPTS, ridge
+from onnxdpp.algebra.refit import ATTEMPTS, refit_neurons, ridge, squared_error
 
 Indices = NDArray[np.intp]
 
+GRID = 48
+"""At how many sizes a layer is refitted for its error curve, at most."""
 SHRINK = 0.8  # of a tableau's neurons are left when it is made smaller
 _TIE = 1e-9
 _ROUNDING = 1e-14  # of the power of all outputs
@@ -161,8 +163,8 @@ class _Part:
         table, cross = self._table, self._cross
         outside = np.setdiff1d(np.arange(len(table)), inside)
         lower = self._factor(inside, strength, weights)
-        weights = np.asarray(cho_solve(lower, cross[inside], check_finite=False))
-        self.error -= float(np.einsum("ij,ij->", weights, cross[inside]))
+        solved = np.asarray(cho_solve(lower, cross[inside], check_finite=False))
+        self.error -= float(np.einsum("ij,ij->", solved, cross[inside]))
         inverse = np.asarray(cho_solve(lower, np.eye(len(inside)), check_finite=False))
         inverse = (inverse + inverse.T) / 2
         if len(outside):
@@ -171,9 +173,9 @@ class _Part:
             table[np.ix_(outside, outside)] -= ratio @ between.T
             table[np.ix_(outside, inside)] = ratio
             table[np.ix_(inside, outside)] = ratio.T
-            cross[outside] -= between @ weights
+            cross[outside] -= between @ solved
         table[np.ix_(inside, inside)] = -inverse
-        cross[inside] = weights
+        cross[inside] = solved
         self._sign[inside] = -1
 
     def _factor(self, inside: Indices, strength: float, weights: Matrix) -> tuple[Matrix, bool]:
@@ -287,11 +289,32 @@ def error_curve(
 ) -> Matrix:
     """(n + 1,): the error of the refit with the best k neurons that backward elimination finds; it never grows with k.
 
+    Refitted for every k up to `GRID`; of wider layers for so many, and between them by interpolation of the logarithm.
     Below `least`, and where elimination ends, as with the fewest that it leaves.
     """
-    _, curve = eliminate(observed, n, form, least=least, sections=sections)
-    known = np.nan_to_num(curve, nan=float(np.nanmax(curve)))
-    return np.asarray(np.maximum.accumulate(known[::-1])[::-1])
+    order, known = eliminate(observed, n, form, least=least, sections=sections)
+    fewest = int(np.flatnonzero(~np.isnan(known))[0])
+    sizes = np.arange(fewest, n + 1) if n <= GRID else _spread(fewest, n)
+    # More neurons can do what fewer do, whatever their ridge makes of them.
+    errors = np.minimum.accumulate([_error(observed, order[:k], form) for k in sizes])
+    least_positive = min((error for error in errors if error > 0), default=1.0)
+    curve: Matrix = np.exp(np.interp(np.arange(n + 1), sizes, np.log(np.maximum(errors, least_positive))))
+    curve[sizes] = errors
+    curve[:fewest] = errors[0]
+    return curve
+
+
+def _spread(fewest: int, n: int) -> Indices:
+    """About `GRID` numbers from the fewest to n, close to each other where errors change most: at both ends."""
+    low = np.linspace(np.sqrt(fewest), np.sqrt(n), 3 * GRID // 4) ** 2
+    high = n - np.geomspace(1, max(1, (n - fewest) / 4), GRID // 4)
+    return np.unique(np.round([*low, *high]).astype(np.intp))
+
+
+def _error(observed: Sequence[Inputs], neurons: Indices, form: str) -> float:
+    """Of the refit onto some neurons, all consumers together."""
+    fits = ((part.moments, refit_neurons(part.moments, part.kept(np.sort(neurons)), form)) for part in observed)
+    return sum(float(squared_error(moments, fit).sum()) for moments, fit in fits)
 
 
 def pursue(observed: Sequence[Inputs], n: int, form: str, *, most: int) -> tuple[Indices, Matrix]:

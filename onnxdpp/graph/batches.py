@@ -190,10 +190,11 @@ class Batches:
             return self._of(OtherFour(self._used)), self._of(Fifth(self._used))
         except DataError:
             size = self._size if self._fixed_size else 1
-            at_a_time = f"{size} at a time, " if size > 1 else ""
+            what = ("rows" if self.row_wise else "runs") + (f", {size} at a time" if size > 1 else "")
+            of_a_shape = " of one shape" if self._used >= HELD_OUT * size else ""
             raise UsageError(
-                f"Of {self.rows} calibration rows, {at_a_time}none can be held out to judge on. Give "
-                f"{HELD_OUT * size} or more, or {instead}."
+                f"Of {self._used} calibration {what}, none can be held out to judge on. Give {HELD_OUT * size} or "
+                f"more{of_a_shape}, or {instead}."
             ) from None
 
     def _of(self, pick: Pick) -> "Batches":

@@ -90,6 +90,11 @@ class OtherFour:
         return border - border // HELD_OUT
 
 
+def all_of(pick: Pick) -> Numbers:
+    """Where all rows that a pick takes are."""
+    return pick.rows(np.arange(pick.count, dtype=np.int64))
+
+
 def places(picks: Sequence[Pick], numbers: Numbers) -> Numbers:
     """Where these rows are in the data, each pick being among the rows of the one before."""
     for pick in reversed(picks):
