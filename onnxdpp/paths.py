@@ -1,9 +1,9 @@
 """Ways from the whole model to the smallest, a few neurons or edges at a time.
 
 - *uniform*: the same fraction of every layer.
-- *measured*: whatever costs least for what it saves is next. What a layer costs is its own error curve (backward
-  elimination gives the error of the refit for every number kept at once), in units of what it does to the model's
-  outputs: measured once, by pruning that layer alone.
+- *measured*: whatever costs least for what it saves is next. What a layer costs is its own error curve (that of refits
+  onto what backward elimination leaves), in units of what it does to the model's outputs: measured once, by pruning
+  that layer alone.
 """
 
 import math
