@@ -521,10 +521,11 @@ def test_models_that_are_not_finite_are_too_far() -> None:
         }""",
         w1=(20, 40), b1=(40,), w2=(40, 30), b2=(30,), w3=np.abs(normal(30, 3)), b3=np.full(3, 0.1, np.float32),
     )  # fmt: skip
-    limit = 0.2
-    found = onnxdpp.prune(proto, X, target_discrepancy=limit, method="dpp", provider="cpu").report
-    assert found["evaluation"]["discrepancy"]["z"]["relative_l2"] <= limit
-    assert found["layers"][0]["kept"] < 40 or found["layers"][1]["kept"] < 30
+    with pytest.raises(onnxdpp.ModelError, match="not finite"):
+        onnxdpp.prune(proto, X, keep=0.8, method="dpp", provider="cpu")
+    for limit in (0.01, 0.6):
+        found = onnxdpp.prune(proto, X, target_discrepancy=limit, method="dpp", provider="cpu").report
+        assert 0 < found["evaluation"]["discrepancy"]["z"]["relative_l2"] <= limit
 
 
 def test_discrepancy_of_a_target_is_told_beside_other_data() -> None:

@@ -267,6 +267,15 @@ def test_refit_survives_tiny_deviations_from_a_large_mean(seed: int, size: float
     assert left <= 10 * np.abs(y - y.mean(0)).max() + 1e-9
 
 
+def test_rounding_of_large_means_is_no_intercept() -> None:
+    """It would be large beside a small bias."""
+    x = np.exp(np.random.default_rng(0).normal(0, 12, (500, 6)))
+    fit = refit_neurons(moments_of(x, np.ones((6, 3))), np.arange(6), "affine")
+    np.testing.assert_allclose(fit.weights, 1, rtol=1e-12)
+    assert fit.intercept is not None
+    np.testing.assert_array_equal(fit.intercept, np.zeros(3))
+
+
 @pytest.mark.parametrize("form", ["affine", "linear"])
 def test_all_zero_gram_keeps_the_weights(form: str, executor: Executor) -> None:
     weights = np.arange(1.0, 9.0).reshape(4, 2)

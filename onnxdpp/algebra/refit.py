@@ -183,7 +183,12 @@ def _centred(moments: Moments, form: str) -> tuple[Matrix, Matrix]:
 
 
 def _with_intercept(moments: Moments, weights: Matrix, form: str) -> Fit:
-    return Fit(weights, moments.mean_y - moments.mean_x @ weights if form == "affine" else None)
+    if form != "affine":
+        return Fit(weights, None)
+    intercept = moments.mean_y - moments.mean_x @ weights
+    # What is rounding of large means may be large beside the bias it would be added to.
+    rounding = ROUNDING * (np.abs(moments.mean_y) + np.abs(moments.mean_x) @ np.abs(weights))
+    return Fit(weights, np.where(np.abs(intercept) > rounding, intercept, 0.0))
 
 
 def _carrying(keep: NDArray[np.intp], weights: Matrix) -> NDArray[np.intp]:

@@ -34,8 +34,10 @@ from onnxdpp.algebra.refit import ATTEMPTS, refit_neurons, ridge, squared_error
 
 Indices = NDArray[np.intp]
 
-GRID = 48
-"""At how many sizes a layer is refitted for its error curve, at most."""
+NARROW = 64
+"""Neurons of a layer that is refitted at all sizes for its error curve."""
+GRID = 20
+"""At how many sizes a wider one is."""
 SHRINK = 0.8  # of a tableau's neurons are left when it is made smaller
 _TIE = 1e-9
 _ROUNDING = 1e-14  # of the power of all outputs
@@ -289,14 +291,20 @@ def error_curve(
 ) -> Matrix:
     """(n + 1,): the error of the refit with the best k neurons that backward elimination finds; it never grows with k.
 
-    Refitted for every k up to `GRID`; of wider layers for so many, and between them by interpolation of the logarithm.
-    Below `least`, and where elimination ends, as with the fewest that it leaves.
+    Elimination tells it, for the ridge that all n neurons have. Where rows are so few that fewer neurons have a weaker
+    one, layers are refitted: at every k if there are no more than `NARROW` neurons, else at `GRID` sizes, and between
+    these by interpolation of the logarithm. Below `least`, and where elimination ends, as with the fewest left.
     """
     order, known = eliminate(observed, n, form, least=least, sections=sections)
     fewest = int(np.flatnonzero(~np.isnan(known))[0])
-    sizes = np.arange(fewest, n + 1) if n <= GRID else _spread(fewest, n)
+    if any(ridge(part.moments, len(part.neurons), form) > ridge(part.moments, 1, form) for part in observed):
+        sizes = np.arange(fewest, n + 1) if n <= NARROW else _spread(fewest, n)
+        errors = np.array([_error(observed, order[:k], form) for k in sizes])
+    else:
+        sizes = np.arange(fewest, n + 1)
+        errors = known[fewest:]
     # More neurons can do what fewer do, whatever their ridge makes of them.
-    errors = np.minimum.accumulate([_error(observed, order[:k], form) for k in sizes])
+    errors = np.minimum.accumulate(errors)
     least_positive = min((error for error in errors if error > 0), default=1.0)
     curve: Matrix = np.exp(np.interp(np.arange(n + 1), sizes, np.log(np.maximum(errors, least_positive))))
     curve[sizes] = errors
@@ -306,8 +314,8 @@ def error_curve(
 
 def _spread(fewest: int, n: int) -> Indices:
     """About `GRID` numbers from the fewest to n, close to each other where errors change most: at both ends."""
-    low = np.linspace(np.sqrt(fewest), np.sqrt(n), 3 * GRID // 4) ** 2
-    high = n - np.geomspace(1, max(1, (n - fewest) / 4), GRID // 4)
+    low = np.linspace(np.sqrt(fewest), np.sqrt(n), 2 * GRID // 3) ** 2
+    high = n - np.geomspace(1, max(1, (n - fewest) / 8), GRID // 3)
     return np.unique(np.round([*low, *high]).astype(np.intp))
 
 
